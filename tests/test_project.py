@@ -34,9 +34,11 @@ def test_what_is_imported_is_required():
 
 @pytest.mark.parametrize('path', sorted(p for p in (ROOT / 'avmae_nb').rglob('*.py') if room(p) in FLOORS), ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_go_downwards(path):
-    here = FLOORS[room(path)]
+    here, inside = FLOORS[room(path)], ('avmae_nb', *path.relative_to(ROOT / 'avmae_nb').parts[:-1])
     for n in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
-        mods = [a.name for a in n.names] if isinstance(n, ast.Import) else [n.module] if isinstance(n, ast.ImportFrom) and n.module else []
+        if not isinstance(n, (ast.Import, ast.ImportFrom)): continue
+        above = inside[:len(inside) - n.level + 1] if getattr(n, 'level', 0) else ()
+        mods = [a.name for a in n.names] if isinstance(n, ast.Import) else ['.'.join([*above, n.module])] if n.module else ['.'.join([*above, a.name]) for a in n.names]
         for m in mods:
             parts = m.split('.')
             if parts[0] == 'avmae_nb' and len(parts) > 1: assert FLOORS.get(parts[1], 0) <= here, f'{path.name} (floor {here}) imports {m}'

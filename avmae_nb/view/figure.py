@@ -6,14 +6,14 @@
 __all__ = ['MASK_FACE', 'MASK_LINES', 'as_bytes', 'decibels', 'mel', 'mel_bin', 'TimeAxis', 'time_axis', 'draw_hidden',
            'strip_boxes', 'draw_strip', 'draw_spectrogram', 'draw_leaders', 'Row', 'Page', 'row_limits', 'draw_page']
 
-# %% ../../nbs/view/01_figure.ipynb #0fad4ca7
+# %% ../../nbs/view/01_figure.ipynb #ecf7e64c
 import math
 from dataclasses import dataclass
 import numpy as np
 from ..config import LogMel, Modality, Pretrain
 from .panel import new_figure, style
 
-# %% ../../nbs/view/01_figure.ipynb #180c6ccd
+# %% ../../nbs/view/01_figure.ipynb #6f1e6a5a
 def as_bytes(frames: np.ndarray) -> np.ndarray:
     "Frames as uint8, from uint8 or from `[-1, 1]`; values beyond are clipped"
     frames = np.asarray(frames)
@@ -35,7 +35,7 @@ def mel_bin(hertz, logmel: LogMel) -> np.ndarray:
     low, high = mel(logmel.fmin, logmel.scale), mel(logmel.fmax, logmel.scale)
     return (mel(hertz, logmel.scale) - low) / ((high - low) / (logmel.bins + 1)) - 1
 
-# %% ../../nbs/view/01_figure.ipynb #de72dd5d
+# %% ../../nbs/view/01_figure.ipynb #7a75af47
 @dataclass(frozen=True)
 class TimeAxis:
     "Which frames are shown, where, on an axis of `seconds`"
@@ -56,7 +56,7 @@ def time_axis(modalities: dict[str, Modality], shown: int = 8) -> TimeAxis:
     index = tuple(int(i) for i in np.arange(count) * frames // count)
     return TimeAxis(seconds, index, tuple(i * video.seconds / video.shape[0] for i in index), tuple(k * seconds / count for k in range(count)), seconds / count)
 
-# %% ../../nbs/view/01_figure.ipynb #332cef56
+# %% ../../nbs/view/01_figure.ipynb #9094a9d8
 MASK_FACE, MASK_LINES = '0.86', '0.66'   # light grey, hatched darker: seen on dark and bright, and without colour
 
 def draw_hidden(ax, boxes: list):  # of (left, bottom, width, height) in data units
@@ -95,7 +95,7 @@ def draw_leaders(ax, axis: TimeAxis):
     for edge, time in zip(axis.edges, axis.times): ax.plot([edge + 0.48 * axis.width, time], [1, 0], color='0.55', lw=0.6, solid_capstyle='round')
     ax.plot([axis.times[0], axis.times[-1]], [0, 0], color='0.55', lw=1.2); ax.set(xlim=(0, axis.seconds), ylim=(0, 1)); ax.set_axis_off()
 
-# %% ../../nbs/view/01_figure.ipynb #eb6581ad
+# %% ../../nbs/view/01_figure.ipynb #d8c2bedd
 @dataclass(frozen=True)
 class Row:
     "One kind of picture of one modality, for all clips"
@@ -144,7 +144,7 @@ def _draw_row(ax, row, clip, config, axis, limits):
     draw_spectrogram(ax, row.values[clip], modality, config.inputs[row.modality].logmel, limits[row.modality], hidden)
     ax.set_xlim(0, axis.seconds)
 
-# %% ../../nbs/view/01_figure.ipynb #e20297d7
+# %% ../../nbs/view/01_figure.ipynb #4b762c6d
 def draw_page(rows: list[Row], config: Pretrain, titles: list[tuple[str, str]], page: Page = Page()):
     "A figure of clips in blocks; `titles` holds a bold title and a remark on the right for each clip"
     axis = time_axis(config.modalities, page.shown); clips = len(rows[0].values); columns = min(page.columns, clips)
@@ -172,8 +172,8 @@ def _draw_block(fig, clip, place, heights, config, axis, how):
         if i < len(heights) - 1: ax.tick_params(labelbottom=False)
         elif not ax.axison: _seconds_below(ax)
         if i == len(heights) - 1: ax.set_xlabel('time (s)', labelpad=1)
-        if ax.axison: ax.tick_params(labelleft=first)
-        if ax.axison and first: ax.set_ylabel('Hz', labelpad=1)
+        if len(ax.get_yticks()): ax.tick_params(labelleft=first)
+        if len(ax.get_yticks()) and ax.axison and first: ax.set_ylabel('Hz', labelpad=1)
 
 def _seconds_below(ax):
     "Only the time axis of a strip, where no spectrogram carries it"

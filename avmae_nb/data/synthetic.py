@@ -7,7 +7,7 @@ __all__ = ['MOTIONS', 'MATERIALS', 'WORLDS', 'CLASSES', 'BACKGROUND', 'DURATION'
            'LIGHT', 'SLACK', 'MODES', 'LOUD', 'CLIPS', 'Body', 'Room', 'Scene', 'scene', 'Track', 'track', 'place',
            'backdrop', 'render_video', 'Modes', 'pitch', 'ring', 'render_audio', 'truth', 'Synthetic', 'open_synthetic']
 
-# %% ../../nbs/data/02_synthetic.ipynb #12e48038
+# %% ../../nbs/data/02_synthetic.ipynb #c773e664
 import functools, zlib
 from dataclasses import dataclass, replace
 import numpy as np
@@ -16,7 +16,7 @@ from ..config import ConfigError, Data, nearest
 from .media import Clip, Request
 from .sources import Source, fingerprint, source
 
-# %% ../../nbs/data/02_synthetic.ipynb #b6035abc
+# %% ../../nbs/data/02_synthetic.ipynb #7e0d72e4
 MOTIONS, MATERIALS, WORLDS = ('bounce', 'walls', 'pendulum', 'wheel'), ('wood', 'metal', 'glass', 'drum'), ('easy', 'hard', 'events')
 CLASSES = tuple(f'{material} {motion}' for motion in MOTIONS for material in MATERIALS)
 BACKGROUND = len(CLASSES)   # label of a second in which nothing is both seen and heard
@@ -27,7 +27,7 @@ class Body:
     "A thing that moves and sounds"
     motion: str
     material: str
-    radius: float       # 0.15 to 0.28 of the frame's side: 7% to 25% of its area
+    radius: float       # 0.17 to 0.28 of the frame's side: 9% to 25% of its area
     period: float       # mean seconds between contacts
     phase: float        # 0 to 1, of the rhythm
     place: float        # 0 to 1, along the direction in which it does not move; pendulum: which wall
@@ -61,7 +61,7 @@ class Scene:
         "The body that is both seen and heard: the one of the label"
         return next(b for b in self.bodies if b.seen and b.heard)
 
-# %% ../../nbs/data/02_synthetic.ipynb #3fad2f5e
+# %% ../../nbs/data/02_synthetic.ipynb #11f5bf8b
 HUES = {'wood': 0.08, 'metal': 0.6, 'glass': 0.42, 'drum': 0.95}   # orange, blue, green, red
 HINT = 0.4   # share of clips whose colour is the material's; the other three colours share the rest
 
@@ -82,7 +82,7 @@ def _room(rng) -> Room:
 def _body(rng, motion, material, **given) -> Body:
     "A body with everything drawn that its class does not say"
     hue = HUES[material if rng.random() < HINT else rng.choice([m for m in MATERIALS if m != material])] + rng.normal(0, 0.02)
-    drawn = dict(radius=rng.uniform(0.15, 0.28), period=rng.uniform(0.26, 0.5), phase=rng.random(), place=rng.random(), hue=hue % 1, seed=int(rng.integers(2**31)))
+    drawn = dict(radius=rng.uniform(0.17, 0.28), period=rng.uniform(0.26, 0.5), phase=rng.random(), place=rng.random(), hue=hue % 1, seed=int(rng.integers(2**31)))
     return Body(motion, material, **{**drawn, **given})
 
 def _hard(rng, motion, material) -> tuple[Body, ...]:
@@ -113,7 +113,7 @@ def scene(seed: int, split: str, index: int, world: str = 'easy') -> Scene:
     seen, heard = _event(rng) if world == 'events' else (None, None)
     return Scene(bodies, room, label, int(rng.integers(2**31)), seen, heard)
 
-# %% ../../nbs/data/02_synthetic.ipynb #8b63b9c8
+# %% ../../nbs/data/02_synthetic.ipynb #588058b5
 JITTER = {'bounce': 0.4, 'walls': 0.3, 'pendulum': 0.15, 'wheel': 0.15}   # of the intervals: the hint that rhythm gives
 PEGS, LEAD = 3, 2.0   # pegs of a wheel; seconds before the clip from which contacts may still ring
 
@@ -168,7 +168,7 @@ def place(body: Body, room: Room, times: Float[np.ndarray, "frames"]) -> tuple[F
     angle, arm = side * swing * np.sin(np.pi * p), _arm(body, room)
     return np.stack([x + side * r + arm * np.sin(angle), room.ceiling + arm * np.cos(angle)], 1), angle, path
 
-# %% ../../nbs/data/02_synthetic.ipynb #6e84918a
+# %% ../../nbs/data/02_synthetic.ipynb #767bcc1c
 LIGHT = np.array([-0.45, -0.6, 0.66], np.float32)   # from above left, towards the viewer
 
 def _cover(distance, side):
@@ -239,7 +239,7 @@ def _rod(frames, pivot, centre):
     alpha = _cover(np.float32(0.012) - off, side) * (g[rows, None] < centre[:, 1, None, None])
     _paste(frames, np.tile([columns.start, rows.start], (len(frames), 1)), (45, 45, 45), alpha)
 
-# %% ../../nbs/data/02_synthetic.ipynb #2337fd9e
+# %% ../../nbs/data/02_synthetic.ipynb #c5b29bf6
 def _soft(frames, centre, extent, colour, strength):
     "A Gaussian patch of `colour`"
     corner, x, y = _window(centre, 2.2 * np.asarray(extent), frames.shape[-1])
@@ -288,7 +288,7 @@ def render_video(scene: Scene, times: Float[np.ndarray, "frames"], side: int = 6
         frame += 1.5 * grain[at:at + frame.size].reshape(frame.shape)
     return np.stack(list(np.clip(frames, 0, 255, out=frames).astype(np.uint8).transpose(1, 0, 2, 3)), -1)
 
-# %% ../../nbs/data/02_synthetic.ipynb #284f01c0
+# %% ../../nbs/data/02_synthetic.ipynb #e2e90f86
 @dataclass(frozen=True)
 class Modes:
     "How a material rings"
@@ -335,7 +335,7 @@ def render_audio(scene: Scene, start: float, seconds: float, rate: int = 16000) 
             out[max(first, 0):first + len(tone)] += np.float32(speed) * tone[max(-first, 0):n - first]
     return np.clip(out, -1, 1, out=out)
 
-# %% ../../nbs/data/02_synthetic.ipynb #ef110546
+# %% ../../nbs/data/02_synthetic.ipynb #89694c91
 def truth(scene: Scene, start: float, times: Float[np.ndarray, "frames"], seconds: float) -> dict:
     "Class, and for each body its contacts (seconds from `start`), speeds, positions at the frames (shares of the frame), and what it is"
     times, out = np.asarray(times, float), []
@@ -348,7 +348,7 @@ def truth(scene: Scene, start: float, times: Float[np.ndarray, "frames"], second
     labels = None if scene.seen is None else np.where(np.array(scene.seen) & np.array(scene.heard), scene.label, BACKGROUND)
     return dict(label=scene.label, motion=scene.sounder.motion, material=scene.sounder.material, start=start, times=times, bodies=out, labels=labels)
 
-# %% ../../nbs/data/02_synthetic.ipynb #08deb77d
+# %% ../../nbs/data/02_synthetic.ipynb #06f07224
 CLIPS = {'train': 4096, 'eval': 512}   # clips a split, unless `Data.clips` says otherwise
 
 class Synthetic(Source):

@@ -7,7 +7,7 @@ __all__ = ['Weights', 'Term', 'as_terms', 'total_loss', 'means', 'add_terms', 'T
            'value_and_grad', 'moving_average', 'apply_update', 'make_update', 'Settings', 'Diverged', 'stop_signals',
            'Learner']
 
-# %% ../../nbs/train/02_learner.ipynb #4d3bbd11
+# %% ../../nbs/train/02_learner.ipynb #1cf76c14
 import contextlib, itertools, signal, threading
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +22,7 @@ from ..config import ConfigError
 from .checkpoint import Checkpoints, RunError, abstract_tree, run_lock
 from .optim import Optimizer, leaf_names
 
-# %% ../../nbs/train/02_learner.ipynb #46fb5730
+# %% ../../nbs/train/02_learner.ipynb #7bbca6d1
 class Weights:
     "How to get from a module to a nested dict of its parameters and back"
     def __init__(self, model: nnx.Module):
@@ -45,7 +45,7 @@ class Weights:
         found = dict(zip(leaf_names(params), jax.tree.leaves(params)))
         return nnx.merge(self.graph, jax.tree.unflatten(self.structure, [found[n] for n in self.names]), self.rest)
 
-# %% ../../nbs/train/02_learner.ipynb #2bba2111
+# %% ../../nbs/train/02_learner.ipynb #9f1b18b2
 class Term(NamedTuple):
     "A weighted mean, kept as its parts: `total / weight`, counted `scale` times in the loss"
     total: Any
@@ -71,7 +71,7 @@ def add_terms(terms: list[dict[str, Term]]) -> dict[str, Term]:
     "Join the terms of several batches into those of all of them"
     return {k: Term(sum(t[k].total for t in terms), sum(t[k].weight for t in terms), v.scale) for k, v in terms[0].items()}
 
-# %% ../../nbs/train/02_learner.ipynb #9e88e440
+# %% ../../nbs/train/02_learner.ipynb #918f884b
 class TrainState(NamedTuple):
     "All that changes during training"
     step: Any            # batches used
@@ -111,7 +111,7 @@ def value_and_grad(terms_of, params, batch, key, n: int = 1):
     terms = {k: Term(t.sum(), weights[k], scales[k]) for k, t in totals.items()}
     return total_loss(terms), terms, grads
 
-# %% ../../nbs/train/02_learner.ipynb #a322ec98
+# %% ../../nbs/train/02_learner.ipynb #ad82d498
 def moving_average(ema, params, decay: float, step):
     "`ema <- d ema + (1 - d) params`, with a smaller d in the first steps so that the start is forgotten"
     d = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
@@ -139,7 +139,7 @@ def make_update(weights: Weights, objective, optimizer: Optimizer, seed: int):
         return new, {**means(terms), 'loss': loss, 'gradient_norm': norm, 'learning_rate': optimizer.schedule(state.step), 'skipped': new.skipped, 'skipped_in_row': new.in_row}
     return update
 
-# %% ../../nbs/train/02_learner.ipynb #87480647
+# %% ../../nbs/train/02_learner.ipynb #be42b128
 @dataclass(frozen=True)
 class Settings:
     "What the loop needs beside model, objective, optimiser and data"
@@ -164,7 +164,7 @@ def stop_signals(learner):
     finally:
         for s, h in before.items(): signal.signal(s, h if h is not None else signal.SIG_DFL)
 
-# %% ../../nbs/train/02_learner.ipynb #f8445efc
+# %% ../../nbs/train/02_learner.ipynb #78c0c268
 class Learner:
     "Trains `model` on `objective`: `step(batch)`, `loop(steps)`, `fit()`"
     def __init__(self, model: nnx.Module, objective, optimizer: Optimizer,
@@ -175,7 +175,7 @@ class Learner:
         self.run = Path(settings.run) if settings.run is not None else None
         self.mesh = devices.mesh(settings.fsdp, settings.devices)
         self.history, self.last_metrics, self.stopped, self._pending = [], {}, None, None
-        self.steps_done, self.last_saved = 0, None
+        self.last_saved, self.batch_size = None, 0
         self.reset(self.weights.initial)
 
     def reset(self, params: dict):
@@ -208,7 +208,9 @@ class Learner:
 
     def step(self, batch) -> dict:
         "One update on one batch of this process's clips; returns metrics as device arrays, without waiting for them"
-        self.state, metrics = self.update(self.state, devices.shard_batch(batch, self.mesh))
+        batch = devices.shard_batch(batch, self.mesh)
+        self.batch_size = jax.tree.leaves(batch)[0].shape[0]
+        self.state, metrics = self.update(self.state, batch)
         self.steps_done += 1
         return metrics
 
@@ -222,10 +224,10 @@ class Learner:
                 self.flush()   # of the step before: the device is busy with this one
                 self._pending = (self.steps_done, metrics)
                 self.call('at_step', self.steps_done)
-                if self.stopped: break
+                if self._stop(): break
         self.flush()
 
-# %% ../../nbs/train/02_learner.ipynb #38751e87
+# %% ../../nbs/train/02_learner.ipynb #bf8f0503
 @patch
 def flush(self: Learner):
     "Hand the metrics of the last finished step to the callbacks"
@@ -236,9 +238,19 @@ def flush(self: Learner):
     if self.last_metrics['skipped_in_row'] >= self.settings.nan_limit: self._diverged(step)
 
 @patch
+def _stop(self: Learner) -> bool:
+    "Whether to stop after this step; several hosts agree every 20 steps, because none may run on alone"
+    if jax.process_count() == 1: return bool(self.stopped)
+    if self.steps_done % 20: return False
+    from jax.experimental.multihost_utils import process_allgather
+    if np.any(process_allgather(np.asarray(bool(self.stopped)))): self.stopped = self.stopped or 'another host'
+    return bool(self.stopped)
+
+@patch
 def _diverged(self: Learner, step):
     n = int(self.last_metrics['skipped_in_row'])
-    saved = f'last good checkpoint: step {self.last_saved} in {self.run}/checkpoints' if self.last_saved is not None else 'no checkpoint was written yet'
+    steps = Checkpoints(self.run).steps if self.run else []
+    saved = f'last good checkpoint: step {steps[-1]} in {self.run}/checkpoints' if steps else 'no checkpoint was written yet'
     raise Diverged(f'loss or gradients were not finite in {n} steps in a row, up to step {step}; the weights are still those after step {step - n}. {saved}. '
                    'Look for bad clips around that step, lower optim.base_learning_rate, set optim.clip_norm=1, or use model.dtype="float32"')
 
@@ -254,6 +266,8 @@ def fit(self: Learner):
             if not self.stopped and self.steps_done < self.optimizer.steps: raise ConfigError(f'the loader ended after step {self.steps_done} of {self.optimizer.steps}')
         except KeyboardInterrupt: self.stopped = 'KeyboardInterrupt'
         except Exception as error:
+            with contextlib.suppress(Exception): self.flush()   # the step before the failure is in the log
+            self._pending = None
             self.call('on_error', error)
             raise
         self._finish()
@@ -275,7 +289,7 @@ def _check_position(self: Learner):
     if steps and steps[-1] > self.steps_done:
         raise RunError(f'{self.run} has moved on to step {steps[-1]} while this learner is at step {self.steps_done}: make the learner again to take up the run')
 
-# %% ../../nbs/train/02_learner.ipynb #583e59d0
+# %% ../../nbs/train/02_learner.ipynb #e7035632
 @patch
 def items(self: Learner) -> dict:
     "The state as named trees, as a checkpoint holds them"

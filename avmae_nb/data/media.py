@@ -6,7 +6,7 @@
 __all__ = ['VIDEO_EXTENSIONS', 'SOUND_EXTENSIONS', 'MAX_PIXELS', 'MAX_BYTES', 'NOT_MEDIA', 'WHOLE', 'SLACK', 'EPS', 'PREROLL',
            'MediaError', 'Request', 'Clip', 'MediaInfo', 'probe', 'read_clip']
 
-# %% ../../nbs/data/00_media.ipynb #df15f2a8
+# %% ../../nbs/data/00_media.ipynb #b94521f5
 import functools, itertools, os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ import av, numpy as np, soxr
 from fastcore.basics import patch
 from jaxtyping import Float, UInt8
 
-# %% ../../nbs/data/00_media.ipynb #cac75a68
+# %% ../../nbs/data/00_media.ipynb #b9aa46ca
 class MediaError(ValueError):
     "A file that cannot be read: the message names the file, the stream and the time where it breaks"
 
@@ -55,7 +55,7 @@ class Clip:
     start: float = 0.0        # seconds, of the window in the clip
     duration: float | None = None   # seconds, of the whole clip
 
-# %% ../../nbs/data/00_media.ipynb #c4104be6
+# %% ../../nbs/data/00_media.ipynb #d5e096f8
 VIDEO_EXTENSIONS = frozenset('.mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .m2ts .mts .flv .wmv .3gp .ogv .vob .gif'.split())
 SOUND_EXTENSIONS = frozenset('.wav .flac .mp3 .m4a .aac .ogg .oga .opus .wma .aif .aiff .mka'.split())
 MAX_PIXELS = 2**26        # a frame: 67 million, above 8K video
@@ -87,7 +87,7 @@ def _open(path):
         raise MediaError(f'{path}: {_why_not(path, "text or a playlist")}')
     return container
 
-# %% ../../nbs/data/00_media.ipynb #a0aaa0e4
+# %% ../../nbs/data/00_media.ipynb #5cdbc90b
 def _streams(container, kind):
     "The stream to read: FFmpeg's best, cover art and thumbnails left out; None if there is none"
     still = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
@@ -120,7 +120,7 @@ class _Reader:
     def time(self, thing, default=0.0): return float(thing.pts * thing.time_base) - self.origin if thing.pts is not None else default
     def error(self, stream, at, why): return MediaError(f'{self.path}: the {dict(video="picture", audio="sound")[stream.type]} (stream {stream.index}, {stream.codec_context.name}) breaks at {at:.2f} s: {why}')
 
-# %% ../../nbs/data/00_media.ipynb #3131b4ed
+# %% ../../nbs/data/00_media.ipynb #6fbd0c4f
 @patch
 def seek(self: _Reader, stream, at):
     "Stand at a key frame at or before `at` seconds, where the container can; from the start, sound is read from a fresh file, because a seek to 0 may lose its first packet (webm)"
@@ -160,7 +160,7 @@ def frames(self: _Reader, kind: str, at: float):
         if back >= at or (first and first[0] <= at): break
     return itertools.chain([first] if first else [], found)
 
-# %% ../../nbs/data/00_media.ipynb #89412d1e
+# %% ../../nbs/data/00_media.ipynb #21336bae
 WHOLE = 30.0              # seconds: up to here the sound is decoded from 0 and packets are counted through
 SLACK = 0.25              # seconds that a stream may end before the file says
 
@@ -212,7 +212,7 @@ def _true_ends(reader, total, by_stream):
     ends = {k: min(v, by_stream[k]) if k in by_stream and v < by_stream[k] + SLACK else v for k, v in ends.items()}   # samples that an edit list cuts off
     return {k: round(v, 6) for k, v in ends.items()}, bool(missing)
 
-# %% ../../nbs/data/00_media.ipynb #62fcd08c
+# %% ../../nbs/data/00_media.ipynb #6e14ff15
 def _probe(reader):
     total, by_stream = _declared(reader)
     ends, truncated = ({s.type: by_stream.get(s.type, total) for s in reader.streams}, False) if total > WHOLE else _true_ends(reader, total, by_stream)
@@ -228,7 +228,7 @@ def probe(path) -> MediaInfo:
     "Duration, streams, size and rates of a file, without decoding"
     with _Reader(path) as reader: return _probe(reader)
 
-# %% ../../nbs/data/00_media.ipynb #0d57ec2e
+# %% ../../nbs/data/00_media.ipynb #b570b8da
 EPS = 1e-6                # seconds: rounding of a float, far below any tick of a clock
 
 def _hold(found, times):
@@ -265,7 +265,7 @@ def pixels(self: _Reader, frame, shape, turns) -> UInt8[np.ndarray, "height widt
     except (av.FFmpegError, ValueError) as e: raise self.error(self.video, self.time(frame), f'{frame.format.name} at {shape}: {e}') from None
     return np.rot90(rgb, turns)
 
-# %% ../../nbs/data/00_media.ipynb #8248731f
+# %% ../../nbs/data/00_media.ipynb #36350cdb
 def _pick(reader, times):
     "Frames for ascending `times`; a jump of more than 2 s seeks instead of decoding what lies between"
     for run in np.split(times, 1 + np.flatnonzero(np.diff(times) > 2.0)):
@@ -286,7 +286,7 @@ def picture(self: _Reader, times: Float[np.ndarray, "frames"], short_side: int |
         last = frame
     return np.stack(out)[back]
 
-# %% ../../nbs/data/00_media.ipynb #475dbffa
+# %% ../../nbs/data/00_media.ipynb #afb94bdc
 PREROLL = 0.5             # seconds decoded before the sound that is wanted; codecs need 0.15
 
 def _mono(frame) -> Float[np.ndarray, "samples"]:
@@ -323,7 +323,7 @@ def sound(self: _Reader, lo: int, hi: int, rate: int, whole: bool = True) -> Flo
     wave = _resample(line.wave, line.rate, rate)[lo - base * rate:hi - base * rate]
     return np.pad(wave, (0, hi - lo - len(wave)))
 
-# %% ../../nbs/data/00_media.ipynb #41f877ec
+# %% ../../nbs/data/00_media.ipynb #df8f74b3
 def _window(info, request, start, segment):
     "(begin of the segment, its length, start in it), in seconds, and flags"
     begin, end = segment[0], min(info.declared, segment[1] if segment[1] is not None else info.declared)

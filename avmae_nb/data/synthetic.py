@@ -7,7 +7,7 @@ __all__ = ['MOTIONS', 'MATERIALS', 'WORLDS', 'CLASSES', 'BACKGROUND', 'DURATION'
            'LIGHT', 'SLACK', 'MODES', 'LOUD', 'CLIPS', 'Body', 'Room', 'Scene', 'scene', 'Track', 'track', 'place',
            'backdrop', 'render_video', 'Modes', 'pitch', 'ring', 'render_audio', 'truth', 'Synthetic', 'open_synthetic']
 
-# %% ../../nbs/data/02_synthetic.ipynb #c773e664
+# %% ../../nbs/data/02_synthetic.ipynb #fc46a540
 import functools, zlib
 from dataclasses import dataclass, replace
 import numpy as np
@@ -16,7 +16,7 @@ from ..config import ConfigError, Data, nearest
 from .media import Clip, Request
 from .sources import Source, fingerprint, source
 
-# %% ../../nbs/data/02_synthetic.ipynb #7e0d72e4
+# %% ../../nbs/data/02_synthetic.ipynb #19f9684d
 MOTIONS, MATERIALS, WORLDS = ('bounce', 'walls', 'pendulum', 'wheel'), ('wood', 'metal', 'glass', 'drum'), ('easy', 'hard', 'events')
 CLASSES = tuple(f'{material} {motion}' for motion in MOTIONS for material in MATERIALS)
 BACKGROUND = len(CLASSES)   # label of a second in which nothing is both seen and heard
@@ -35,6 +35,7 @@ class Body:
     seed: int           # of its rhythm
     seen: bool = True
     heard: bool = True
+    gain: float = 1.0   # of its sound; drawn in `hard` only
 
 @dataclass(frozen=True)
 class Room:
@@ -61,7 +62,7 @@ class Scene:
         "The body that is both seen and heard: the one of the label"
         return next(b for b in self.bodies if b.seen and b.heard)
 
-# %% ../../nbs/data/02_synthetic.ipynb #11f5bf8b
+# %% ../../nbs/data/02_synthetic.ipynb #216cdcf5
 HUES = {'wood': 0.08, 'metal': 0.6, 'glass': 0.42, 'drum': 0.95}   # orange, blue, green, red
 HINT = 0.4   # share of clips whose colour is the material's; the other three colours share the rest
 
@@ -89,9 +90,9 @@ def _hard(rng, motion, material) -> tuple[Body, ...]:
     "The body of the class, a silent one and an unseen one, in random order"
     silent, unseen = (rng.choice([o for o in options if o != own]) for options, own in ((MOTIONS, motion), (MATERIALS, material)))
     size = rng.uniform(0.11, 0.18)   # one size: pitch does not tell who sounds
-    hues = rng.choice(list(HUES.values()), 3)
-    bodies = [_body(rng, motion, material, radius=size, hue=hues[0]), _body(rng, silent, unseen, radius=size, hue=hues[1], heard=False),
-              _body(rng, silent, unseen, radius=size, hue=hues[2], seen=False)]
+    hues, gains = rng.choice(list(HUES.values()), 3), 10 ** rng.uniform(-0.5, 0.3, 2)   # nor does loudness
+    bodies = [_body(rng, motion, material, radius=size, hue=hues[0], gain=gains[0]), _body(rng, silent, unseen, radius=size, hue=hues[1], heard=False),
+              _body(rng, silent, unseen, radius=size, hue=hues[2], seen=False, gain=gains[1])]
     return tuple(bodies[i] for i in rng.permutation(3))
 
 def _event(rng) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
@@ -113,7 +114,7 @@ def scene(seed: int, split: str, index: int, world: str = 'easy') -> Scene:
     seen, heard = _event(rng) if world == 'events' else (None, None)
     return Scene(bodies, room, label, int(rng.integers(2**31)), seen, heard)
 
-# %% ../../nbs/data/02_synthetic.ipynb #588058b5
+# %% ../../nbs/data/02_synthetic.ipynb #bb6eb4ab
 JITTER = {'bounce': 0.4, 'walls': 0.3, 'pendulum': 0.15, 'wheel': 0.15}   # of the intervals: the hint that rhythm gives
 PEGS, LEAD = 3, 2.0   # pegs of a wheel; seconds before the clip from which contacts may still ring
 
@@ -168,7 +169,7 @@ def place(body: Body, room: Room, times: Float[np.ndarray, "frames"]) -> tuple[F
     angle, arm = side * swing * np.sin(np.pi * p), _arm(body, room)
     return np.stack([x + side * r + arm * np.sin(angle), room.ceiling + arm * np.cos(angle)], 1), angle, path
 
-# %% ../../nbs/data/02_synthetic.ipynb #767bcc1c
+# %% ../../nbs/data/02_synthetic.ipynb #affed972
 LIGHT = np.array([-0.45, -0.6, 0.66], np.float32)   # from above left, towards the viewer
 
 def _cover(distance, side):
@@ -239,7 +240,7 @@ def _rod(frames, pivot, centre):
     alpha = _cover(np.float32(0.012) - off, side) * (g[rows, None] < centre[:, 1, None, None])
     _paste(frames, np.tile([columns.start, rows.start], (len(frames), 1)), (45, 45, 45), alpha)
 
-# %% ../../nbs/data/02_synthetic.ipynb #c5b29bf6
+# %% ../../nbs/data/02_synthetic.ipynb #9911cc8b
 def _soft(frames, centre, extent, colour, strength):
     "A Gaussian patch of `colour`"
     corner, x, y = _window(centre, 2.2 * np.asarray(extent), frames.shape[-1])
@@ -288,7 +289,7 @@ def render_video(scene: Scene, times: Float[np.ndarray, "frames"], side: int = 6
         frame += 1.5 * grain[at:at + frame.size].reshape(frame.shape)
     return np.stack(list(np.clip(frames, 0, 255, out=frames).astype(np.uint8).transpose(1, 0, 2, 3)), -1)
 
-# %% ../../nbs/data/02_synthetic.ipynb #e2e90f86
+# %% ../../nbs/data/02_synthetic.ipynb #ea025d5c
 @dataclass(frozen=True)
 class Modes:
     "How a material rings"
@@ -332,10 +333,10 @@ def render_audio(scene: Scene, start: float, seconds: float, rate: int = 16000) 
         for t, speed in zip(path.times[1:], path.speeds[1:]):
             first = round((t - start) * rate)
             if first >= n or first + len(tone) <= 0 or not _gate(scene.heard, np.array([t]))[0]: continue
-            out[max(first, 0):first + len(tone)] += np.float32(speed) * tone[max(-first, 0):n - first]
+            out[max(first, 0):first + len(tone)] += np.float32(speed * body.gain) * tone[max(-first, 0):n - first]
     return np.clip(out, -1, 1, out=out)
 
-# %% ../../nbs/data/02_synthetic.ipynb #89694c91
+# %% ../../nbs/data/02_synthetic.ipynb #00554c01
 def truth(scene: Scene, start: float, times: Float[np.ndarray, "frames"], seconds: float) -> dict:
     "Class, and for each body its contacts (seconds from `start`), speeds, positions at the frames (shares of the frame), and what it is"
     times, out = np.asarray(times, float), []
@@ -348,7 +349,7 @@ def truth(scene: Scene, start: float, times: Float[np.ndarray, "frames"], second
     labels = None if scene.seen is None else np.where(np.array(scene.seen) & np.array(scene.heard), scene.label, BACKGROUND)
     return dict(label=scene.label, motion=scene.sounder.motion, material=scene.sounder.material, start=start, times=times, bodies=out, labels=labels)
 
-# %% ../../nbs/data/02_synthetic.ipynb #06f07224
+# %% ../../nbs/data/02_synthetic.ipynb #0188ce6d
 CLIPS = {'train': 4096, 'eval': 512}   # clips a split, unless `Data.clips` says otherwise
 
 class Synthetic(Source):

@@ -1,0 +1,76 @@
+"The terminal: options, one-line errors, exit codes"
+import re, subprocess, sys
+from pathlib import Path
+import pytest, yaml
+from avmae_nb.cli import configuration, main, parse
+from avmae_nb.config import Pretrain, preset
+
+CLIPS = Path(__file__).parents[1] / 'avmae_nb' / 'clips'
+
+def run(capsys, *words):
+    "Exit code, stdout, stderr"
+    try: code = main([str(w) for w in words])
+    except SystemExit as e: code = e.code
+    return (code, *capsys.readouterr())
+
+def test_settings_may_stand_anywhere():
+    args = parse(['pretrain', 'train.batch=8', '--preset', 'vggsound', 'model.size=S', '--run', 'x', 'video.mask.ratio=0.95'])
+    c = configuration(args)
+    assert (c.train.batch, c.model.size, c.video.mask.ratio, c.audio.seconds) == (8, 'S', 0.95, 8.0)
+
+def test_data_folder_sets_source(tmp_path):
+    c = configuration(parse(['pretrain', '--data', str(tmp_path)]))
+    assert (c.data.source, c.data.path) == ('folder', str(tmp_path))
+
+def test_presets_print_a_loadable_file(capsys, tmp_path):
+    code, out, _ = run(capsys, 'presets', 'audioset')
+    (tmp_path / 'mine.yaml').write_text(out)
+    assert code == 0 and Pretrain.load(tmp_path / 'mine.yaml') == preset('audioset')
+    assert configuration(parse(['pretrain', '--config', str(tmp_path / 'mine.yaml'), 'train.seed=3'])) == preset('audioset').replace(**{'train.seed': 3})
+
+@pytest.mark.parametrize('words, message', [
+    (['pretrain', 'train.bacth=8'], "did you mean 'batch'?"),
+    (['pretrain', 'train.batch'], 'not of the form name=value'),
+    (['pretrain', '--preset', 'vgsound'], "did you mean 'vggsound'?"),
+    (['pretrain', '--dta', 'videos'], "did you mean '--data'?"),
+    (['pretrain', '--config', 'nope.yaml'], 'no configuration file nope.yaml'),
+    (['pretrain', 'video.mask.ratio=1'], 'below 1'),
+    (['pretrain', 'video.tubelet=(2,10,10)'], 'does not divide'),
+    (['pretrain', 'model.encoder_stack.heads=3'], 'model'),
+    (['pretrain', '--data', '/no/such/folder', '--fast'], '/no/such/folder'),
+    (['pretrain', '--device', 'tpu', '--fast'], 'TPU was asked for'),
+    (['presets', 'tny'], "did you mean 'tiny'?"),
+    (['pretarin'], "'pretrain'"),
+    (['show', '/no/such/run'], '/no/such/run'),
+    (['inspect', '/no/such/folder/'], '/no/such/folder'),
+])
+def test_mistakes_are_one_line(capsys, words, message):
+    code, out, err = run(capsys, *words)
+    assert code in (1, 2) and message.lower() in (out + err).lower() and 'Traceback' not in err
+    assert len(err.strip().splitlines()) <= 1
+
+def test_debug_shows_the_traceback():
+    with pytest.raises(ValueError): main(['presets', 'tny', '--debug'])
+
+def test_run_folder_that_cannot_be_made(capsys, tmp_path):
+    (tmp_path / 'file').write_text('')
+    code, _, err = run(capsys, 'pretrain', '--run', tmp_path / 'file' / 'run')
+    assert code == 2 and str(tmp_path / 'file') in err and len(err.strip().splitlines()) == 1
+
+def test_inspect(capsys, tmp_path):
+    (tmp_path / 'bad.mp4').write_bytes(b'not a film')
+    code, out, _ = run(capsys, 'inspect', CLIPS, tmp_path)
+    assert code == 1 and '3 files, 1 cannot be read' in out and 'bad.mp4' in out and re.search(r'launch.mp4: 8.0\d s, h264 398x224', out)
+
+def test_inspect_empty_folder(capsys, tmp_path):
+    code, _, err = run(capsys, 'inspect', tmp_path)
+    assert code == 2 and 'no media files' in err
+
+def test_help_has_examples():
+    done = subprocess.run([sys.executable, '-c', 'from avmae_nb.cli import main; main(["--help"])'], capture_output=True, text=True)
+    assert 'avmae pretrain --data' in done.stdout
+
+def test_help_is_quick():
+    "Neither JAX nor a decoder is imported before it is needed"
+    code = 'import sys, avmae_nb.cli; print([m for m in ("jax", "flax", "av", "librosa", "matplotlib", "grain") if m in sys.modules])'
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout.strip() == '[]'

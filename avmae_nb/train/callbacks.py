@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WRITERS', 'read_log', 'plain_number', 'Log', 'clock', 'Progress', 'Evaluate', 'Checkpointing', 'Writer']
 
-# %% ../../nbs/train/03_callbacks.ipynb #fcf9c52d
+# %% ../../nbs/train/03_callbacks.ipynb #8f8fa9be
 import contextlib, importlib, json, math, os, time
 from pathlib import Path
 import jax, numpy as np
@@ -13,7 +13,7 @@ from ..config import ConfigError, nearest
 from .checkpoint import METRIC, CheckpointError, Checkpoints, read_metric
 from .learner import Diverged, Learner
 
-# %% ../../nbs/train/03_callbacks.ipynb #e50577d7
+# %% ../../nbs/train/03_callbacks.ipynb #abe64d22
 def read_log(run) -> list[dict]:
     "The rows of `log.jsonl`, oldest first; a last line that a kill cut short is left out"
     rows, path = [], Path(run)/'log.jsonl'
@@ -63,7 +63,7 @@ class Log:
         if self.file: self.file.close(); self.file = None
     def on_error(self, learner, error): self.after_fit(learner)
 
-# %% ../../nbs/train/03_callbacks.ipynb #5cea751c
+# %% ../../nbs/train/03_callbacks.ipynb #e7d7adc4
 def clock(seconds: float) -> str:
     "`75` -> `'1:15'`, `4000` -> `'1:06:40'`"
     m, s = divmod(int(max(0, seconds)), 60)
@@ -88,20 +88,25 @@ class Progress:
     def after_eval(self, learner, step, metrics):
         self.say(f'step {step}  ' + ', '.join(f'{k} {v:.4f}' for k, v in metrics.items() if isinstance(v, float)), flush=True)
 
-# %% ../../nbs/train/03_callbacks.ipynb #5feade7a
+# %% ../../nbs/train/03_callbacks.ipynb #1b6bcba6
 class Evaluate:
-    "Call `function(learner) -> metrics` every `every` steps, and at the end"
-    def __init__(self, function, every: int): self.function, self.every = function, max(1, every)
+    "Call `function(learner) -> metrics` every `every` steps, and at the end; `key`: one of the metrics"
+    def __init__(self, function, every: int, key: str = METRIC): self.function, self.every, self.key = function, max(1, every), key
+    def due(self, learner, step): return step > 0 and (step % self.every == 0 or step == learner.optimizer.steps)
+    def before_fit(self, learner):
+        "An interruption may have come between a step and its evaluation"
+        n = learner.steps_done
+        if self.due(learner, n) and not any(r['step'] == n and self.key in r for r in learner.history): self.at_step(learner, n)
     def at_step(self, learner, step):
-        if step % self.every and step != learner.optimizer.steps: return
+        if not self.due(learner, step): return
         learner.flush()   # the row of this step comes before that of its evaluation
         learner.call('after_eval', step, {k: float(v) for k, v in self.function(learner).items()})
 
-# %% ../../nbs/train/03_callbacks.ipynb #39964dcc
+# %% ../../nbs/train/03_callbacks.ipynb #097a6401
 class Checkpointing:
     "Save into the run folder every `every` steps"
     def __init__(self, store: Checkpoints, every: int, **meta):   # meta: kept with each checkpoint, e.g. the data's fingerprint
-        self.store, self.every, self.meta, self.lowest, self.metric = store, max(1, every), meta, None, (None, None)
+        self.store, self.every, self.meta, self.lowest, self.metric = store, max(1, every), meta, math.inf, (None, None)
 
     def before_fit(self, learner):
         best = self.store.best
@@ -137,7 +142,7 @@ class Checkpointing:
             with contextlib.suppress(Exception): self.save(learner)
         with contextlib.suppress(Exception): self.store.close()
 
-# %% ../../nbs/train/03_callbacks.ipynb #6b6a7081
+# %% ../../nbs/train/03_callbacks.ipynb #5b85210d
 def _library(module: str, package: str):
     "Import an optional library, or say how to get it"
     try: return importlib.import_module(module)

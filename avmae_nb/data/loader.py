@@ -6,7 +6,7 @@
 __all__ = ['TRIES', 'ORDER', 'WORKER_ENVIRONMENT', 'LoaderError', 'crop', 'spectrogram', 'example', 'Report', 'Decode', 'Batches',
            'Loader', 'eval_indices', 'EvalBatches', 'eval_batches', 'logmel_statistics']
 
-# %% ../../nbs/data/04_loader.ipynb #64961921
+# %% ../../nbs/data/04_loader.ipynb #25eb3c09
 import json, os, queue, signal, sys, threading, weakref
 from collections import Counter
 from contextlib import contextmanager, nullcontext
@@ -19,7 +19,7 @@ from .logmel import logmel, normalise, statistics
 from .media import Clip, MediaError, Request
 from .sources import Source
 
-# %% ../../nbs/data/04_loader.ipynb #852f7d98
+# %% ../../nbs/data/04_loader.ipynb #4caa963e
 class LoaderError(RuntimeError):
     "Loading cannot go on; the message names the clip and what to do"
 
@@ -42,7 +42,7 @@ def example(clip: Clip, config: Pretrain, rng: np.random.Generator | None = None
     if config.audio and clip.audio is not None: out['audio'] = spectrogram(clip.audio, config.audio.logmel)
     return out
 
-# %% ../../nbs/data/04_loader.ipynb #f55f459f
+# %% ../../nbs/data/04_loader.ipynb #a1491538
 class Report:
     "Counts and lists clips that were substituted or flagged; with a `path`, each is one line of JSON there"
     def __init__(self, path: str | Path | None = None):
@@ -70,7 +70,7 @@ class Report:
         return '\n'.join([head, *(f'  {n["name"]}: {n["problem"]}: {n["message"]}' for n in list(self.clips.values())[:10])])
     __repr__ = __str__
 
-# %% ../../nbs/data/04_loader.ipynb #27a77051
+# %% ../../nbs/data/04_loader.ipynb #bbfe07c0
 TRIES = 20   # clips in a row that may be unusable
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _collate(examples: list[dict]) -> dict[str, np.ndarray]:
     out['notes'] = np.frombuffer(json.dumps(notes).encode(), np.uint8)
     return out
 
-# %% ../../nbs/data/04_loader.ipynb #d5c2471f
+# %% ../../nbs/data/04_loader.ipynb #3b0aca38
 class Batches:
     "Iterator over batches that are made in a thread; `close` it, or use it in a `with` statement"
     def __init__(self, make, report: Report, ahead: int = 2):  # make: () -> iterator of batches with their notes
@@ -186,7 +186,7 @@ def _pump(make, q: queue.Queue, stopped: threading.Event):
     finally:
         if hasattr(batches, 'close'): batches.close()
 
-# %% ../../nbs/data/04_loader.ipynb #de126fee
+# %% ../../nbs/data/04_loader.ipynb #882e5c96
 WORKER_ENVIRONMENT = {'JAX_PLATFORMS': 'cpu', 'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1', 'TF_CPP_MIN_LOG_LEVEL': '3'}
 
 @contextmanager
@@ -224,7 +224,7 @@ class _FromWorkers:
         return {k: np.array(v) for k, v in sorted(item.items(), key=lambda kv: ORDER.index(kv[0]))}   # a copy, so that the shared memory is free
     def close(self): self.items.close()
 
-# %% ../../nbs/data/04_loader.ipynb #4bf9b3ce
+# %% ../../nbs/data/04_loader.ipynb #20d35b0a
 def _shard(shard: tuple[int, int] | None) -> tuple[int, int]:
     "`(rank, world)`: as given, or this process's place among JAX's processes"
     if shard is None:
@@ -268,7 +268,7 @@ class Loader:
         return Batches(lambda: _read(self.dataset(start_step), self.config.data.workers), self.report, self.config.data.prefetch)
     def __repr__(self): return f'Loader({self.clips} clips, {self.batch} a batch, host {self.rank + 1} of {self.world}, {self.config.data.workers} workers)'
 
-# %% ../../nbs/data/04_loader.ipynb #d86a508e
+# %% ../../nbs/data/04_loader.ipynb #cf2726c7
 def eval_indices(source: Source, clips: int | None = None) -> np.ndarray:
     "Which clips an evaluation on `clips` of them uses: all, or evenly spread"
     n = min(clips or len(source), len(source))
@@ -311,7 +311,7 @@ def eval_batches(source: Source, config: Pretrain,
     made = EvalBatches(Decode(source, config, len(source), labelled), tuple(mine.tolist()), batch, view)
     return Batches(lambda: _read(grain.MapDataset.source(made), config.data.workers), Report() if report is None else report, config.data.prefetch)
 
-# %% ../../nbs/data/04_loader.ipynb #174454a2
+# %% ../../nbs/data/04_loader.ipynb #cb144bc8
 def logmel_statistics(source: Source, config: Pretrain, clips: int = 256) -> tuple[float, float]:
     "Mean and standard deviation of the log-mel values of `clips` clips: put them into `Audio.logmel`"
     raw = config.replace(**{'video': None, 'audio.logmel.mean': 0.0, 'audio.logmel.std': 1.0, 'data.missing': 'substitute'})

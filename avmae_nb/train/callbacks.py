@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WRITERS', 'read_log', 'plain_number', 'Log', 'clock', 'Progress', 'Evaluate', 'Checkpointing', 'Writer']
 
-# %% ../../nbs/train/03_callbacks.ipynb #8f8fa9be
+# %% ../../nbs/train/03_callbacks.ipynb #6631867d
 import contextlib, importlib, json, math, os, time
 from pathlib import Path
 import jax, numpy as np
@@ -13,7 +13,7 @@ from ..config import ConfigError, nearest
 from .checkpoint import METRIC, CheckpointError, Checkpoints, read_metric
 from .learner import Diverged, Learner
 
-# %% ../../nbs/train/03_callbacks.ipynb #abe64d22
+# %% ../../nbs/train/03_callbacks.ipynb #e0cd40bd
 def read_log(run) -> list[dict]:
     "The rows of `log.jsonl`, oldest first; a last line that a kill cut short is left out"
     rows, path = [], Path(run)/'log.jsonl'
@@ -63,7 +63,7 @@ class Log:
         if self.file: self.file.close(); self.file = None
     def on_error(self, learner, error): self.after_fit(learner)
 
-# %% ../../nbs/train/03_callbacks.ipynb #e7d7adc4
+# %% ../../nbs/train/03_callbacks.ipynb #083c1630
 def clock(seconds: float) -> str:
     "`75` -> `'1:15'`, `4000` -> `'1:06:40'`"
     m, s = divmod(int(max(0, seconds)), 60)
@@ -72,14 +72,14 @@ def clock(seconds: float) -> str:
 class Progress:
     "A line every `seconds`: step, loss by modality, learning rate, speed, time left; and one for each evaluation"
     def __init__(self, seconds: float = 10., say=print): self.seconds, self.say = seconds, say
-    def before_fit(self, learner): self.began, self.start, self.shown = time.time(), learner.steps_done, 0.
+    def before_fit(self, learner): self.first, self.began, self.shown = learner.steps_done + 1, time.time(), 0.
 
     def after_step(self, learner, step, metrics):
         now, end = time.time(), learner.optimizer.steps
-        if now - self.shown < self.seconds and step not in (self.start + 1, end): return
+        if step == self.first: self.began = now   # compiling is not speed
+        if now - self.shown < self.seconds and step not in (self.first, end): return
         self.shown = now
-        if step == self.start + 1: self.began, self.start = now, step   # compiling is not speed
-        rate = (step - self.start) / max(now - self.began, 1e-9)
+        rate = (step - self.first) / max(now - self.began, 1e-9)
         losses = ', '.join(f'{k.removeprefix("loss/")} {v:.4f}' for k, v in metrics.items() if k.startswith('loss/'))
         speed = f', {rate:.2f} steps/s, {rate * learner.batch_size:.1f} clips/s, {clock((end - step) / rate)} left' if rate > 0 and step < end else ''
         skipped = f', {metrics["skipped"]:.0f} skipped' if metrics['skipped'] else ''
@@ -88,7 +88,7 @@ class Progress:
     def after_eval(self, learner, step, metrics):
         self.say(f'step {step}  ' + ', '.join(f'{k} {v:.4f}' for k, v in metrics.items() if isinstance(v, float)), flush=True)
 
-# %% ../../nbs/train/03_callbacks.ipynb #1b6bcba6
+# %% ../../nbs/train/03_callbacks.ipynb #672bdcda
 class Evaluate:
     "Call `function(learner) -> metrics` every `every` steps, and at the end; `key`: one of the metrics"
     def __init__(self, function, every: int, key: str = METRIC): self.function, self.every, self.key = function, max(1, every), key
@@ -102,7 +102,7 @@ class Evaluate:
         learner.flush()   # the row of this step comes before that of its evaluation
         learner.call('after_eval', step, {k: float(v) for k, v in self.function(learner).items()})
 
-# %% ../../nbs/train/03_callbacks.ipynb #097a6401
+# %% ../../nbs/train/03_callbacks.ipynb #61cb8bc0
 class Checkpointing:
     "Save into the run folder every `every` steps"
     def __init__(self, store: Checkpoints, every: int, **meta):   # meta: kept with each checkpoint, e.g. the data's fingerprint
@@ -142,7 +142,7 @@ class Checkpointing:
             with contextlib.suppress(Exception): self.save(learner)
         with contextlib.suppress(Exception): self.store.close()
 
-# %% ../../nbs/train/03_callbacks.ipynb #5b85210d
+# %% ../../nbs/train/03_callbacks.ipynb #b42c86c1
 def _library(module: str, package: str):
     "Import an optional library, or say how to get it"
     try: return importlib.import_module(module)

@@ -6,14 +6,14 @@
 __all__ = ['MASK_KINDS', 'ENCODERS', 'DECODERS', 'PRESETS', 'ConfigError', 'nearest', 'Config', 'config', 'LogMel', 'Modality',
            'Mask', 'Video', 'Audio', 'Stack', 'Model', 'Data', 'Optim', 'Train', 'Pretrain', 'preset']
 
-# %% ../nbs/00_config.ipynb #34124993
+# %% ../nbs/00_config.ipynb #4a31dc4d
 import dataclasses, difflib, functools, types, typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union
 import yaml
 
-# %% ../nbs/00_config.ipynb #e6962a94
+# %% ../nbs/00_config.ipynb #2063aba7
 class ConfigError(ValueError):
     "An option that does not exist or cannot work; the message says which, where, and what to write instead"
 
@@ -24,7 +24,7 @@ def nearest(word: str, options) -> str:  # e.g. `"did you mean 'separate'? valid
     best = next((o for o in options if close and o.lower() == close[0]), None)
     return (f'did you mean {best!r}? ' if best else '') + 'valid: ' + ', '.join(repr(o) for o in options)
 
-# %% ../nbs/00_config.ipynb #187835de
+# %% ../nbs/00_config.ipynb #5fcc20ed
 def _cast_union(value, hint, where):
     "A value for `A | B | None`: the first alternative that takes it"
     options, errors = typing.get_args(hint), []
@@ -65,7 +65,7 @@ def _cast(value, hint, where: str):
     if not isinstance(value, hint): raise ConfigError(f'{where} wants {hint.__name__}, got {value!r}')
     return value
 
-# %% ../nbs/00_config.ipynb #1554b94d
+# %% ../nbs/00_config.ipynb #801d5461
 def _non_defaults(config):
     "Field names whose value differs from the default"
     for f in dataclasses.fields(config):
@@ -138,7 +138,7 @@ class Config:
             self = self.replace(**{name.strip(): yaml.safe_load(value.replace('(', '[').replace(')', ']'))})
         return self
 
-# %% ../nbs/00_config.ipynb #9c08c5ab
+# %% ../nbs/00_config.ipynb #b50acfc6
 def config(cls):
     "Class decorator: a frozen dataclass on `Config` whose constructor answers an unknown option with the nearest valid one"
     cls = dataclass(frozen=True, repr=False)(cls)
@@ -151,7 +151,7 @@ def config(cls):
     cls.__init__ = checked
     return cls
 
-# %% ../nbs/00_config.ipynb #335f3f97
+# %% ../nbs/00_config.ipynb #49cf891c
 @config
 class LogMel(Config):
     "Constants of the log-mel spectrogram: `log(mel(|STFT|**power) + offset)`, then `(x - mean) / std`"
@@ -173,7 +173,7 @@ class LogMel(Config):
         if not 0 <= self.fmin < self.fmax <= self.rate / 2: raise ConfigError(f'LogMel wants 0 <= fmin < fmax <= rate/2 = {self.rate / 2:g} Hz, got {self.fmin:g} and {self.fmax:g}')
         if self.std <= 0 or self.offset <= 0: raise ConfigError('LogMel.std and LogMel.offset must be above 0')
 
-# %% ../nbs/00_config.ipynb #8178db60
+# %% ../nbs/00_config.ipynb #c6a79176
 @config
 class Modality(Config):
     "An input of `shape` (time first) and `channels`, cut into patches; trailing values that fill no patch are left out"
@@ -200,7 +200,7 @@ class Modality(Config):
         "The part of `shape` that the patches cover"
         return tuple(g * p for g, p in zip(self.grid, self.patch))
 
-# %% ../nbs/00_config.ipynb #d9ea3f58
+# %% ../nbs/00_config.ipynb #1ae77673
 MASK_KINDS = ('random', 'tube', 'time', 'frequency', 'time_frequency', 'block', 'modality', 'same_time')
 
 @config
@@ -221,7 +221,7 @@ class Mask(Config):
         "Lowest and highest ratio that can occur"
         return (min(self.ratio), max(self.ratio)) if isinstance(self.ratio, tuple) else (self.ratio, self.ratio)
 
-# %% ../nbs/00_config.ipynb #574eac00
+# %% ../nbs/00_config.ipynb #adf57836
 def _divides(name, size, patch, trim):
     "Refuse sizes that the patch does not divide, naming the nearest ones that it does"
     for s, p in zip(size, patch):
@@ -272,7 +272,7 @@ class Audio(Config):
     def frames(self) -> int: return round(self.seconds * self.logmel.rate / self.logmel.hop)
     def modality(self) -> Modality: return Modality((self.frames, self.logmel.bins), self.patch, 1, self.seconds, self.weight)
 
-# %% ../nbs/00_config.ipynb #0a2d7b9b
+# %% ../nbs/00_config.ipynb #504029d2
 @config
 class Stack(Config):
     "A stack of transformer layers"
@@ -292,7 +292,7 @@ ENCODERS = {'tiny': Stack(128, 4, 4, 512), 'Ti': Stack(192, 12, 3, 768), 'S': St
 DECODERS = {'tiny': Stack(96, 2, 3, 384), 'Ti': Stack(96, 4, 3, 384), 'S': Stack(192, 4, 3, 768), 'B': Stack(384, 4, 6, 1536),
             'L': Stack(512, 4, 8, 2048), 'H': Stack(640, 4, 10, 2560)}
 
-# %% ../nbs/00_config.ipynb #0315ea85
+# %% ../nbs/00_config.ipynb #54b43031
 @config
 class Model(Config):
     "The audiovisual masked autoencoder (paper section 3, METHOD sections 3-9)"
@@ -304,6 +304,7 @@ class Model(Config):
     objective: Literal['joint', 'inpainting'] = 'joint'
     inpainting: Literal['full', 'displaced'] = 'full'   # displaced: as the authors released it (METHOD section 8)
     positions: Literal['sinusoidal', 'sinusoidal_3d', 'learned', 'learned_space_time'] = 'sinusoidal'
+    decoder_positions: Literal['sinusoidal', 'sinusoidal_3d', 'learned', 'learned_space_time'] | None = None   # None: the same kind in the decoder
     modality_tokens: bool = False
     normalise_targets: bool = False   # per patch, mean 0 and variance 1
     scored: Literal['masked', 'all'] = 'masked'   # all: visible patches count in the loss too
@@ -316,15 +317,15 @@ class Model(Config):
             kind = self.encoder if name == 'fusion_depth' else self.decoder
             if kind == 'mid' and not 0 <= depth <= stack.layers:
                 raise ConfigError(f'Model.{name}={depth}: the stack has {stack.layers} layers, so 0 to {stack.layers} of them can be joint; the nearest is {min(max(depth, 0), stack.layers)}')
-        for name, stack in [('encoder', self.encoder_layers), ('decoder', self.decoder_layers)]:
-            if self.positions == 'sinusoidal_3d' and stack.width % 6:
+        for name, stack, kind in [('encoder', self.encoder_layers, self.positions), ('decoder', self.decoder_layers, self.decoder_positions or self.positions)]:
+            if kind == 'sinusoidal_3d' and stack.width % 6:
                 raise ConfigError(f"positions='sinusoidal_3d' wants a width divisible by 6 and the {name}'s is {stack.width}: use {stack.width // 6 * 6} or {stack.width // 6 * 6 + 6}, or positions='sinusoidal'")
     @property
     def encoder_layers(self) -> Stack: return self.encoder_stack or ENCODERS[self.size]
     @property
     def decoder_layers(self) -> Stack: return self.decoder_stack or DECODERS[self.size]
 
-# %% ../nbs/00_config.ipynb #fe16d0ae
+# %% ../nbs/00_config.ipynb #51a127cb
 @config
 class Data(Config):
     "Where clips come from; `avmae_nb.data.sources` opens it"
@@ -379,7 +380,7 @@ class Train(Config):
         for name in self.log_to:
             if name not in ('tensorboard', 'wandb', 'trackio'): raise ConfigError(f'Train.log_to {name!r}: {nearest(name, ["tensorboard", "wandb", "trackio"])}')
 
-# %% ../nbs/00_config.ipynb #4bcec8d9
+# %% ../nbs/00_config.ipynb #4bb9c68e
 @config
 class Pretrain(Config):
     "A whole pre-training run"
@@ -412,7 +413,7 @@ class Pretrain(Config):
         "Peak learning rate at this batch size"
         return self.optim.base_learning_rate * self.train.batch / 256
 
-# %% ../nbs/00_config.ipynb #1a14ea9a
+# %% ../nbs/00_config.ipynb #c0693916
 def _released(c: Pretrain) -> Pretrain:
     "Warm-up, augmentation, decay and inpainting as in the authors' published configurations"
     return c.replace(**{'optim.warmup_epochs': 4.0, 'optim.decay': 'released', 'video.crop': 'random', 'video.flip': True, 'model.inpainting': 'displaced'})
@@ -426,7 +427,7 @@ def _audioset() -> Pretrain:
 def _tiny() -> Pretrain:
     return Pretrain(
         video=Video(frames=16, stride=1, fps=12.5, size=64, short_side=64, tubelet=(2, 8, 8), mask=Mask(ratio=0.9)),
-        audio=Audio(seconds=1.28, logmel=LogMel(mean=-5.0, std=3.0), mask=Mask(ratio=0.7)),
+        audio=Audio(seconds=1.28, logmel=LogMel(mean=-7.7, std=2.3), mask=Mask(ratio=0.7)),
         model=Model(size='tiny', encoder='mid'), optim=Optim(base_learning_rate=8e-3, warmup_epochs=0.5),
         train=Train(batch=32, epochs=4.0))
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PLANS', 'Plan', 'joint_plan', 'full_plan', 'displaced_plan', 'Decoder']
 
-# %% ../../nbs/model/05_decoders.ipynb #28e994e9
+# %% ../../nbs/model/05_decoders.ipynb #115effbf
 from dataclasses import dataclass
 import jax.numpy as jnp, numpy as np
 from flax import nnx
@@ -17,7 +17,7 @@ from .masking import Masking
 from .positions import positions
 from .transformer import xavier
 
-# %% ../../nbs/model/05_decoders.ipynb #79c892a6
+# %% ../../nbs/model/05_decoders.ipynb #6c424909
 @dataclass
 class Plan:
     "What a decoder works on for one target modality"
@@ -34,7 +34,7 @@ def _slots(tokens: Float[Array, "batch kept width"], valid, mask_token, n: int) 
     rest = jnp.broadcast_to(mask_token, (len(tokens), n - tokens.shape[1], tokens.shape[2]))
     return jnp.concatenate([tokens, rest], 1)
 
-# %% ../../nbs/model/05_decoders.ipynb #652370a3
+# %% ../../nbs/model/05_decoders.ipynb #d90bb38d
 def joint_plan(target: str, encoded: Tokens, masks: dict[str, Masking], codes: dict, mask_token, everything: bool) -> Plan:
     "METHOD section 7: visible tokens at their places, mask tokens elsewhere. `everything`: predict visible patches too"
     mask, code = masks[target], codes[target]
@@ -42,7 +42,7 @@ def joint_plan(target: str, encoded: Tokens, masks: dict[str, Masking], codes: d
     if everything: return Plan(x, None, slice(None), mask.order, jnp.ones(mask.order.shape, jnp.float32))
     return Plan(x, None, slice(mask.low, None), mask.masked, mask.masked_weight)
 
-# %% ../../nbs/model/05_decoders.ipynb #7c03c849
+# %% ../../nbs/model/05_decoders.ipynb #7162cbce
 def full_plan(target: str, encoded: Tokens, masks: dict[str, Masking], codes: dict, mask_token, everything: bool) -> Plan:
     "Source tokens where they are, a mask token for each patch of the target; every patch of the target is scored"
     n, sources = masks[target].tokens, [m for m in encoded if m != target]
@@ -54,7 +54,7 @@ def full_plan(target: str, encoded: Tokens, masks: dict[str, Masking], codes: di
     grid = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), (len(x), n))
     return Plan(x, valid, slice(x.shape[1] - n, None), grid, jnp.ones(grid.shape, jnp.float32))
 
-# %% ../../nbs/model/05_decoders.ipynb #845f4133
+# %% ../../nbs/model/05_decoders.ipynb #d69fd45c
 def displaced_plan(target: str, encoded: Tokens, masks: dict[str, Masking], codes: dict, mask_token, everything: bool) -> Plan:
     "The released form: source tokens take the target's first slots; slots from K on are scored"
     n, sources = masks[target].tokens, [m for m in encoded if m != target]
@@ -68,7 +68,7 @@ def displaced_plan(target: str, encoded: Tokens, masks: dict[str, Masking], code
 
 PLANS = {('joint', 'full'): joint_plan, ('joint', 'displaced'): joint_plan, ('inpainting', 'full'): full_plan, ('inpainting', 'displaced'): displaced_plan}
 
-# %% ../../nbs/model/05_decoders.ipynb #2c518c07
+# %% ../../nbs/model/05_decoders.ipynb #03e08d58
 class Decoder(nnx.Module):
     "Projections, mask tokens, position codes, stacks and heads for every modality (METHOD sections 4, 7, 8)"
     def __init__(self, model: config.Model, modalities: dict[str, config.Modality], dtype, rngs: nnx.Rngs):
@@ -78,7 +78,7 @@ class Decoder(nnx.Module):
         self.projection = per(lambda v: nnx.Linear(wide, stack.width, dtype=dtype, kernel_init=xavier, rngs=rngs))
         self.mask_token = per(lambda v: nnx.Param(jnp.zeros(stack.width)))
         self.modality_token = per(lambda v: nnx.Param(jnp.zeros(stack.width))) if model.modality_tokens else None
-        self.positions = per(lambda v: positions(model.positions, v.grid, stack.width, rngs))
+        self.positions = per(lambda v: positions(model.decoder_positions or model.positions, v.grid, stack.width, rngs))
         self.stacks = strategy(model.decoder, modalities, stack, model.decoder_fusion_depth, dtype=dtype, remat=model.remat != 'none', rngs=rngs)
         zeros = nnx.initializers.zeros_init()
         self.head = per(lambda v: nnx.Linear(stack.width, v.values, dtype=dtype, kernel_init=zeros, rngs=rngs))

@@ -6,7 +6,7 @@
 __all__ = ['VIDEO_EXTENSIONS', 'SOUND_EXTENSIONS', 'MAX_PIXELS', 'MAX_BYTES', 'NOT_MEDIA', 'WHOLE', 'SLACK', 'EPS', 'PREROLL',
            'MediaError', 'Request', 'Clip', 'MediaInfo', 'probe', 'read_clip']
 
-# %% ../../nbs/data/00_media.ipynb #b94521f5
+# %% ../../nbs/data/00_media.ipynb #77f17d05
 import functools, itertools, os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ import av, numpy as np, soxr
 from fastcore.basics import patch
 from jaxtyping import Float, UInt8
 
-# %% ../../nbs/data/00_media.ipynb #b9aa46ca
+# %% ../../nbs/data/00_media.ipynb #e49322e1
 class MediaError(ValueError):
     "A file that cannot be read: the message names the file, the stream and the time where it breaks"
 
@@ -55,7 +55,7 @@ class Clip:
     start: float = 0.0        # seconds, of the window in the clip
     duration: float | None = None   # seconds, of the whole clip
 
-# %% ../../nbs/data/00_media.ipynb #d5e096f8
+# %% ../../nbs/data/00_media.ipynb #0990209f
 VIDEO_EXTENSIONS = frozenset('.mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .m2ts .mts .flv .wmv .3gp .ogv .vob .gif'.split())
 SOUND_EXTENSIONS = frozenset('.wav .flac .mp3 .m4a .aac .ogg .oga .opus .wma .aif .aiff .mka'.split())
 MAX_PIXELS = 2**26        # a frame: 67 million, above 8K video
@@ -87,7 +87,7 @@ def _open(path):
         raise MediaError(f'{path}: {_why_not(path, "text or a playlist")}')
     return container
 
-# %% ../../nbs/data/00_media.ipynb #5cdbc90b
+# %% ../../nbs/data/00_media.ipynb #81e5ed9e
 def _streams(container, kind):
     "The stream to read: FFmpeg's best, cover art and thumbnails left out; None if there is none"
     still = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
@@ -112,20 +112,31 @@ class _Reader:
     def close(self):
         if self.container: self.container.close()
     def __enter__(self): return self
-    def __exit__(self, *error): self.close()
+    def __exit__(self, kind, error, trace):
+        self.close()
+        if isinstance(error, (av.FFmpegError, ValueError, ArithmeticError, MemoryError)) and not isinstance(error, MediaError):
+            raise MediaError(f'{self.path}: cannot be read: {type(error).__name__}: {error}') from error
     @property
     def streams(self): return [s for s in (self.video, self.audio) if s is not None]
     def check_size(self, frame):
         if frame.width * frame.height > MAX_PIXELS: raise MediaError(f'{self.path}: a picture of {frame.width}x{frame.height} is more than the {MAX_PIXELS:,} pixels that are decoded; scale it down, e.g. ffmpeg -i in.mp4 -vf scale=-2:720 out.mp4')
+    def packets(self, *streams):
+        "Packets to the end of the file; where the container itself breaks, `MediaError`"
+        at = 0.0
+        try:
+            for packet in self.container.demux(*streams):
+                at = self.time(packet, at)
+                yield packet
+        except (av.FFmpegError, MemoryError) as e: raise self.error(streams[0], at, e.strerror) from None
     def time(self, thing, default=0.0): return float(thing.pts * thing.time_base) - self.origin if thing.pts is not None else default
     def error(self, stream, at, why): return MediaError(f'{self.path}: the {dict(video="picture", audio="sound")[stream.type]} (stream {stream.index}, {stream.codec_context.name}) breaks at {at:.2f} s: {why}')
 
-# %% ../../nbs/data/00_media.ipynb #6fbd0c4f
+# %% ../../nbs/data/00_media.ipynb #8505a847
 @patch
 def seek(self: _Reader, stream, at):
-    "Stand at a key frame at or before `at` seconds, where the container can; from the start, sound is read from a fresh file, because a seek to 0 may lose its first packet (webm)"
+    "Stand at a key frame at or before `at` seconds, where the container can; the start is read from a fresh file where a seek to 0 may lose the first packets (sound of webm, everything of MPEG-TS)"
     if self.fresh and at <= 0: return
-    if at <= 0 and stream.type == 'audio': self.reopen()
+    if at <= 0 and (stream.type == 'audio' or not {'mp4', 'matroska'} & set(self.container.format.name.split(','))): self.reopen()
     else:
         try: self.container.seek(int((max(at, 0) + self.origin) / stream.time_base), stream=stream)
         except av.FFmpegError: self.reopen()
@@ -134,9 +145,9 @@ def seek(self: _Reader, stream, at):
 def decoded(self: _Reader, kind: str, at: float):
     "(seconds, frame) in order of presentation from a key frame at or before `at`; `MediaError` where the stream is corrupt, a plain end where it is cut off"
     self.seek(getattr(self, kind), at)
-    stream, failed, last = getattr(self, kind), None, None
+    stream, failed, last = getattr(self, kind), None, None   # after the seek, which may have opened the file anew
     self.fresh, joined = False, self.joined & set(self.container.format.name.split(','))
-    for packet in self.container.demux(stream):
+    for packet in self.packets(stream):
         here = self.time(packet, last or 0.0)
         if failed and packet.size:
             if last is not None or not joined: raise self.error(stream, *failed)
@@ -160,7 +171,7 @@ def frames(self: _Reader, kind: str, at: float):
         if back >= at or (first and first[0] <= at): break
     return itertools.chain([first] if first else [], found)
 
-# %% ../../nbs/data/00_media.ipynb #21336bae
+# %% ../../nbs/data/00_media.ipynb #d23bd3c0
 WHOLE = 30.0              # seconds: up to here the sound is decoded from 0 and packets are counted through
 SLACK = 0.25              # seconds that a stream may end before the file says
 
@@ -180,22 +191,25 @@ class MediaInfo:
 
 def _ends(reader):
     "Where each stream ends in seconds, by counting packets, and the byte up to which the file could be followed"
-    ends, reach, position = {}, 0, 0
-    for p in reader.container.demux(*reader.streams):
+    ends, sent, reach, position = {}, {}, 0, 0
+    for p in reader.packets(*reader.streams):
         if not p.size or (p.pts is None and p.dts is None): continue
-        at = float((p.pts if p.pts is not None else p.dts) * p.time_base) - reader.origin
-        _check_hole(reader, ends, p, at, position)
+        pts, dts = (float((a if a is not None else b) * p.time_base) - reader.origin for a, b in ((p.pts, p.dts), (p.dts, p.pts)))
         length = float((p.duration or 0) * p.time_base) or (1 / float(p.stream.average_rate or 25) if p.stream.type == 'video' else 0)
-        ends[p.stream.type] = max(ends.get(p.stream.type, 0.0), at + length)
+        _check_hole(reader, sent, p, dts, position)
+        sent[p.stream.type] = dts + length
+        ends[p.stream.type] = max(ends.get(p.stream.type, 0.0), pts + length)
         if p.pos is not None and p.pos >= 0: position = p.pos + p.size
         reach = max(reach, position)
     return ends, reach
 
-def _check_hole(reader, ends, packet, at, position):
-    "Matroska and webm jump over damage without a word: time and bytes missing between neighbouring packets give it away"
-    if 'matroska' not in reader.container.format.name or len(ends) < len(reader.streams) or (packet.pos or 0) < position + 64: return
-    gap = at - max(ends.values())
-    if gap > 0.1: raise reader.error(packet.stream, max(ends.values()), f'{packet.pos - position} bytes and {gap:.2f} s are unreadable')
+def _check_hole(reader, sent, packet, at, position):
+    "Matroska and MPEG-TS jump over damage without a word: time that is missing from all streams at once, and bytes between neighbouring packets, give it away"
+    kind, count = reader.container.format.name, len(reader.streams)
+    alone = count == 1 and len(reader.container.streams) > 1   # packets of the other streams lie between
+    hole = 'matroska' in kind and (packet.pos or 0) >= position + 64 and not alone or kind == 'mpegts' and count > 1
+    if not hole or len(sent) < count or at <= max(sent.values()) + 0.2: return
+    raise reader.error(packet.stream, max(sent.values()), f'{at - max(sent.values()):.2f} s are missing or unreadable')
 
 def _declared(reader):
     "Seconds that the file claims, in all and by stream"
@@ -212,7 +226,7 @@ def _true_ends(reader, total, by_stream):
     ends = {k: min(v, by_stream[k]) if k in by_stream and v < by_stream[k] + SLACK else v for k, v in ends.items()}   # samples that an edit list cuts off
     return {k: round(v, 6) for k, v in ends.items()}, bool(missing)
 
-# %% ../../nbs/data/00_media.ipynb #6e14ff15
+# %% ../../nbs/data/00_media.ipynb #2d8f4143
 def _probe(reader):
     total, by_stream = _declared(reader)
     ends, truncated = ({s.type: by_stream.get(s.type, total) for s in reader.streams}, False) if total > WHOLE else _true_ends(reader, total, by_stream)
@@ -228,7 +242,7 @@ def probe(path) -> MediaInfo:
     "Duration, streams, size and rates of a file, without decoding"
     with _Reader(path) as reader: return _probe(reader)
 
-# %% ../../nbs/data/00_media.ipynb #b570b8da
+# %% ../../nbs/data/00_media.ipynb #aead0cdd
 EPS = 1e-6                # seconds: rounding of a float, far below any tick of a clock
 
 def _hold(found, times):
@@ -242,9 +256,8 @@ def _hold(found, times):
         previous = frame
     if previous is not None: yield from [previous] * (len(times) - i)
 
-def _shape(frame, short_side):
-    "(width, height) after resizing; pixels that are not square are made so"
-    aspect = float(getattr(frame, 'sample_aspect_ratio', None) or 1)
+def _shape(frame, short_side, aspect=1.0):
+    "(width, height) after resizing; pixels of another `aspect` than square are made so"
     w, h = frame.width * (aspect if 0.25 <= aspect <= 4 else 1), frame.height
     scale = short_side / min(w, h) if short_side else 1.0
     return max(1, round(w * scale)), max(1, round(h * scale))
@@ -252,7 +265,7 @@ def _shape(frame, short_side):
 @patch
 def target(self: _Reader, frame, short_side, count):
     "(width, height) to resize to and quarter turns to make; refuses what would not fit into memory"
-    shape = _shape(frame, short_side)
+    shape = _shape(frame, short_side, float(self.video.sample_aspect_ratio or 1))
     if shape[0] * shape[1] * 3 * count > MAX_BYTES: raise MediaError(f'{self.path}: {count} frames of {shape[0]}x{shape[1]} need more than {MAX_BYTES >> 20} MiB; ask for a smaller short_side')
     return shape, round(frame.rotation / 90) % 4
 
@@ -265,7 +278,7 @@ def pixels(self: _Reader, frame, shape, turns) -> UInt8[np.ndarray, "height widt
     except (av.FFmpegError, ValueError) as e: raise self.error(self.video, self.time(frame), f'{frame.format.name} at {shape}: {e}') from None
     return np.rot90(rgb, turns)
 
-# %% ../../nbs/data/00_media.ipynb #36350cdb
+# %% ../../nbs/data/00_media.ipynb #3b2c47ab
 def _pick(reader, times):
     "Frames for ascending `times`; a jump of more than 2 s seeks instead of decoding what lies between"
     for run in np.split(times, 1 + np.flatnonzero(np.diff(times) > 2.0)):
@@ -286,7 +299,7 @@ def picture(self: _Reader, times: Float[np.ndarray, "frames"], short_side: int |
         last = frame
     return np.stack(out)[back]
 
-# %% ../../nbs/data/00_media.ipynb #afb94bdc
+# %% ../../nbs/data/00_media.ipynb #8103fb0b
 PREROLL = 0.5             # seconds decoded before the sound that is wanted; codecs need 0.15
 
 def _mono(frame) -> Float[np.ndarray, "samples"]:
@@ -323,7 +336,7 @@ def sound(self: _Reader, lo: int, hi: int, rate: int, whole: bool = True) -> Flo
     wave = _resample(line.wave, line.rate, rate)[lo - base * rate:hi - base * rate]
     return np.pad(wave, (0, hi - lo - len(wave)))
 
-# %% ../../nbs/data/00_media.ipynb #df8f74b3
+# %% ../../nbs/data/00_media.ipynb #a7104126
 def _window(info, request, start, segment):
     "(begin of the segment, its length, start in it), in seconds, and flags"
     begin, end = segment[0], min(info.declared, segment[1] if segment[1] is not None else info.declared)

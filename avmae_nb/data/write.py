@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['write_clip']
 
-# %% ../../nbs/data/05_write.ipynb #fa092595
+# %% ../../nbs/data/05_write.ipynb #62fba18c
 import itertools
 from fractions import Fraction
 from pathlib import Path
 import av, numpy as np
 
-# %% ../../nbs/data/05_write.ipynb #339dcd26
+# %% ../../nbs/data/05_write.ipynb #4bfe66a6
 def _encode(container, stream, frames):
     "Encode frames that carry their own timestamps, then flush"
     for frame in itertools.chain(frames, [None]): container.mux(stream.encode(frame))
@@ -24,11 +24,11 @@ def _sound_frames(wave, rate, late=0.0, size=1024):
         frame.sample_rate, frame.pts, frame.time_base = rate, s + round(late * rate), Fraction(1, rate)
         yield frame
 
-def _picture_frames(video, times):
-    "Video frames from [time, height, width, 3] pixels, each at its own time"
+def _picture_frames(video, times, tick):
+    "Video frames from [time, height, width, 3] pixels, each at its own time, in ticks of a clock"
     for pixels, t in zip(video, times):
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), 'rgb24')
-        frame.pts, frame.time_base = round(t * 90000), Fraction(1, 90000)
+        frame.pts, frame.time_base = round(t / tick), tick
         yield frame
 
 def write_clip(path, video=None, audio=None, fps=25.0, rate: int = 16000, **how) -> Path:
@@ -40,9 +40,10 @@ def write_clip(path, video=None, audio=None, fps=25.0, rate: int = 16000, **how)
         wave = None if audio is None else np.atleast_2d(np.asarray(audio, np.float32))
         a = out.add_stream(codecs[1], rate=rate, layout={1: 'mono', 2: 'stereo', 6: '5.1'}[len(wave)]) if wave is not None else None
         if v:
-            v.height, v.width, v.pix_fmt, v.codec_context.time_base = *video.shape[1:3], 'yuv420p', Fraction(1, 90000)
+            tick = 1 / v.codec_context.rate if Path(path).suffix == '.avi' else Fraction(1, 60000)   # avi knows only a fixed rate; 60000 divides evenly by all usual ones
+            v.height, v.width, v.pix_fmt, v.codec_context.time_base = *video.shape[1:3], 'yuv420p', tick
             if how.get('rotation'): v.set_display_rotation(how['rotation'])
             times = how.get('times', np.arange(len(video)) / fps)
-            _encode(out, v, _picture_frames(video, times))
+            _encode(out, v, _picture_frames(video, times, tick))
         if a: _encode(out, a, _sound_frames(wave, rate, how.get('late', 0.0)))
     return Path(path)

@@ -164,3 +164,17 @@ def test_closing():
     next(stream)
     with pytest.raises(LoaderError, match='x.mp4'): next(stream)
     assert threading.active_count() < 50
+
+def test_an_open_iterator_does_not_harm_the_exit(run_python):
+    "Interrupted or forgotten: the interpreter ends cleanly"
+    code = """
+from avmae_nb.config import preset
+from avmae_nb.data.loader import Loader
+from avmae_nb.data.sources import open_source
+config = preset('tiny')
+forgotten, closed = (Loader(open_source(config.data), config).batches() for _ in range(2))
+next(forgotten), next(closed)
+closed.close()
+print('end')
+"""
+    assert run_python(code).strip() == 'end'

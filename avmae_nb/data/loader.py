@@ -6,8 +6,8 @@
 __all__ = ['TRIES', 'ORDER', 'WORKER_ENVIRONMENT', 'LoaderError', 'crop', 'spectrogram', 'example', 'Report', 'Decode', 'Batches',
            'Loader', 'eval_indices', 'EvalBatches', 'eval_batches', 'logmel_statistics']
 
-# %% ../../nbs/data/04_loader.ipynb #25eb3c09
-import json, os, queue, signal, sys, threading, weakref
+# %% ../../nbs/data/04_loader.ipynb #a820b21e
+import atexit, json, multiprocessing.util, os, queue, signal, sys, threading, weakref
 from collections import Counter
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from .logmel import logmel, normalise, statistics
 from .media import Clip, MediaError, Request
 from .sources import Source
 
-# %% ../../nbs/data/04_loader.ipynb #4caa963e
+# %% ../../nbs/data/04_loader.ipynb #0df7dca9
 class LoaderError(RuntimeError):
     "Loading cannot go on; the message names the clip and what to do"
 
@@ -42,7 +42,7 @@ def example(clip: Clip, config: Pretrain, rng: np.random.Generator | None = None
     if config.audio and clip.audio is not None: out['audio'] = spectrogram(clip.audio, config.audio.logmel)
     return out
 
-# %% ../../nbs/data/04_loader.ipynb #a1491538
+# %% ../../nbs/data/04_loader.ipynb #8d19a1b3
 class Report:
     "Counts and lists clips that were substituted or flagged; with a `path`, each is one line of JSON there"
     def __init__(self, path: str | Path | None = None):
@@ -70,7 +70,7 @@ class Report:
         return '\n'.join([head, *(f'  {n["name"]}: {n["problem"]}: {n["message"]}' for n in list(self.clips.values())[:10])])
     __repr__ = __str__
 
-# %% ../../nbs/data/04_loader.ipynb #bbfe07c0
+# %% ../../nbs/data/04_loader.ipynb #8e732518
 TRIES = 20   # clips in a row that may be unusable
 
 @dataclass(frozen=True)
@@ -140,13 +140,14 @@ def _collate(examples: list[dict]) -> dict[str, np.ndarray]:
     out['notes'] = np.frombuffer(json.dumps(notes).encode(), np.uint8)
     return out
 
-# %% ../../nbs/data/04_loader.ipynb #3b0aca38
+# %% ../../nbs/data/04_loader.ipynb #cafbd99a
 class Batches:
     "Iterator over batches that are made in a thread; `close` it, or use it in a `with` statement"
     def __init__(self, make, report: Report, ahead: int = 2):  # make: () -> iterator of batches with their notes
         self.report, self.queue, self.stopped = report, queue.Queue(max(1, ahead)), threading.Event()
         self.thread = threading.Thread(target=_pump, args=(make, self.queue, self.stopped), daemon=True, name='loader')
         weakref.finalize(self, self.stopped.set)   # an iterator that nobody holds any more stops its thread
+        _RUNNING[self.thread] = self.stopped
         self.thread.start()
     def __iter__(self): return self
     def __next__(self) -> dict[str, np.ndarray]:
@@ -185,8 +186,17 @@ def _pump(make, q: queue.Queue, stopped: threading.Event):
     except BaseException as e: _offer(q, stopped, e)
     finally:
         if hasattr(batches, 'close'): batches.close()
+        _RUNNING.pop(threading.current_thread(), None)
 
-# %% ../../nbs/data/04_loader.ipynb #882e5c96
+_RUNNING: dict[threading.Thread, threading.Event] = {}   # threads that may still be at a batch
+
+@atexit.register   # after the import of multiprocessing.util, so it runs before workers are ended there
+def _end():
+    "A thread that computes while the interpreter goes down can crash it: let it finish its batch"
+    for stopped in list(_RUNNING.values()): stopped.set()
+    for thread in list(_RUNNING): thread.join(30)
+
+# %% ../../nbs/data/04_loader.ipynb #bb1e9b01
 WORKER_ENVIRONMENT = {'JAX_PLATFORMS': 'cpu', 'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1', 'TF_CPP_MIN_LOG_LEVEL': '3'}
 
 @contextmanager
@@ -224,7 +234,7 @@ class _FromWorkers:
         return {k: np.array(v) for k, v in sorted(item.items(), key=lambda kv: ORDER.index(kv[0]))}   # a copy, so that the shared memory is free
     def close(self): self.items.close()
 
-# %% ../../nbs/data/04_loader.ipynb #20d35b0a
+# %% ../../nbs/data/04_loader.ipynb #ef44ba97
 def _shard(shard: tuple[int, int] | None) -> tuple[int, int]:
     "`(rank, world)`: as given, or this process's place among JAX's processes"
     if shard is None:
@@ -268,7 +278,7 @@ class Loader:
         return Batches(lambda: _read(self.dataset(start_step), self.config.data.workers), self.report, self.config.data.prefetch)
     def __repr__(self): return f'Loader({self.clips} clips, {self.batch} a batch, host {self.rank + 1} of {self.world}, {self.config.data.workers} workers)'
 
-# %% ../../nbs/data/04_loader.ipynb #cf2726c7
+# %% ../../nbs/data/04_loader.ipynb #e4e1477a
 def eval_indices(source: Source, clips: int | None = None) -> np.ndarray:
     "Which clips an evaluation on `clips` of them uses: all, or evenly spread"
     n = min(clips or len(source), len(source))
@@ -311,7 +321,7 @@ def eval_batches(source: Source, config: Pretrain,
     made = EvalBatches(Decode(source, config, len(source), labelled), tuple(mine.tolist()), batch, view)
     return Batches(lambda: _read(grain.MapDataset.source(made), config.data.workers), Report() if report is None else report, config.data.prefetch)
 
-# %% ../../nbs/data/04_loader.ipynb #cb144bc8
+# %% ../../nbs/data/04_loader.ipynb #3d1816a4
 def logmel_statistics(source: Source, config: Pretrain, clips: int = 256) -> tuple[float, float]:
     "Mean and standard deviation of the log-mel values of `clips` clips: put them into `Audio.logmel`"
     raw = config.replace(**{'video': None, 'audio.logmel.mean': 0.0, 'audio.logmel.std': 1.0, 'data.missing': 'substitute'})

@@ -5,33 +5,34 @@
 # %% auto #0
 __all__ = ['real_clips', 'clip_titles', 'missing', 'clip_players', 'show_batch', 'hidden_grids', 'draw_masks', 'show_masks']
 
-# %% ../../nbs/view/02_batch.ipynb #195a431f
-import numpy as np
+# %% ../../nbs/view/02_batch.ipynb #91b5e240
+import jax, numpy as np
 from ..config import Pretrain
 from ..data.logmel import denormalise, invert
+from ..train.pretrain import batch_masks
 from .figure import Page, Row, as_bytes, decibels, draw_page
 from .panel import Panel, audio_player, table_html, table_text, video_player
 
-# %% ../../nbs/view/02_batch.ipynb #e4427d98
+# %% ../../nbs/view/02_batch.ipynb #e1413879
 def real_clips(batch: dict, count: int) -> np.ndarray:
     "Rows of a batch that are clips and not padding, at most `count`"
     size = len(next(iter(batch.values())))
     return np.flatnonzero(np.asarray(batch.get('example_mask', np.ones(size))) > 0)[:count]
 
 def clip_titles(batch: dict, clips, source=None) -> list[str]:
-    "A name for each clip: its file and its class if the source knows them"
+    "A name for each clip: the end of its path, and its class if the source knows it"
     index = batch.get('index', np.arange(len(next(iter(batch.values())))))
     if source is None: return [f'clip {int(index[i])}' for i in clips]
     def title(i):
-        label = source.label(i) if source.classes else None
-        return source.name(i) + (f' · {source.classes[label]}' if label is not None and label >= 0 else '')
+        label, name = source.label(i) if source.classes else None, str(source.name(i)).rsplit('/', 1)[-1]
+        return (name if len(name) < 22 else name[:20] + '…') + (f' · {source.classes[label]}' if label is not None and label >= 0 else '')
     return [title(int(index[i])) for i in clips]
 
 def missing(batch: dict, clip: int, config: Pretrain) -> list[str]:
     "Modalities that this clip does not have"
     return [m for m in config.inputs if f'present/{m}' in batch and not batch[f'present/{m}'][clip]]
 
-# %% ../../nbs/view/02_batch.ipynb #ff80af97
+# %% ../../nbs/view/02_batch.ipynb #4363bf7f
 def _sound(x, config: Pretrain, name: str):
     "Approximate waveform of a log-mel input, None if it cannot be had"
     x, logmel = np.asarray(x, np.float32), config.inputs[name].logmel
@@ -48,7 +49,7 @@ def clip_players(values: dict, config: Pretrain, label: str) -> str:  # values: 
     if abs(len(wave) / rate - config.modalities[m].seconds) < 0.1: return video_player(frames, fps, label + ' (sound inverted, approximate)', wave, rate)
     return video_player(frames, fps, label) + audio_player(wave, rate, label + ': sound (inverted, approximate)')
 
-# %% ../../nbs/view/02_batch.ipynb #f6de4700
+# %% ../../nbs/view/02_batch.ipynb #3ae1c411
 def _facts(batch, clips, config, titles) -> tuple[list, list[str]]:
     "A row of figures for each clip: ranges that tell black frames and silence at a glance"
     rows, columns = [], ['clip']
@@ -80,16 +81,14 @@ def show_batch(batch: dict,        # as the loader gives it
     alt = f'{len(clips)} clips, each {_span(config)}: ' + '; '.join(titles) + '.'
     return Panel(draw_page(rows, config, list(zip(titles, notes))), alt, table_text(*facts), f'A batch: {len(clips)} of {len(real_clips(batch, 10**9))} clips', extra)
 
-# %% ../../nbs/view/02_batch.ipynb #7371bb01
+# %% ../../nbs/view/02_batch.ipynb #4889112e
 def hidden_grids(masks: dict) -> dict[str, np.ndarray]:
     "Boolean grids `[batch, tokens]`, True where hidden, from masks of the model or from boolean arrays"
     return {m: np.asarray(k.hidden() if hasattr(k, 'hidden') else k).reshape(len(k.hidden() if hasattr(k, 'hidden') else k), -1) for m, k in masks.items()}
 
 def draw_masks(batch: dict, config: Pretrain, seed: int = 0, progress: float = 0.) -> dict:
     "Masks for a batch as training draws them; `progress` from 0 to 1 matters for scheduled ratios"
-    import jax
-    from avmae_nb.model.masking import make_masks
-    return make_masks(jax.random.key(seed), config.modalities, config.masks, len(next(iter(batch.values()))), progress)
+    return batch_masks(batch, config, jax.random.key(seed), progress)
 
 def show_masks(batch: dict, config: Pretrain,
                masks: dict | None = None,   # of the model, or boolean arrays [batch, tokens]; None: drawn with `seed`

@@ -7,13 +7,13 @@ __all__ = ['COLOURS', 'STYLE', 'style', 'new_figure', 'as_image', 'png_bytes', '
            'table_text', 'table_html', 'table', 'Stack', 'wav_bytes', 'opus_bytes', 'audio_player', 'mp4_bytes',
            'video_player', 'flipbook']
 
-# %% ../../nbs/view/00_panel.ipynb #56a9aa4f
+# %% ../../nbs/view/00_panel.ipynb #5c9fa081
 import base64, contextlib, hashlib, html, io
 from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
-# %% ../../nbs/view/00_panel.ipynb #2507467c
+# %% ../../nbs/view/00_panel.ipynb #42d3309c
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')   # Okabe and Ito 2008
 STYLE = {'font.family': 'DejaVu Sans', 'font.size': 8, 'axes.titlesize': 8.5, 'axes.labelsize': 8, 'xtick.labelsize': 7, 'ytick.labelsize': 7, 'legend.fontsize': 7.5,
          'axes.linewidth': 0.6, 'xtick.major.width': 0.6, 'ytick.major.width': 0.6, 'xtick.major.size': 2.5, 'ytick.major.size': 2.5, 'axes.edgecolor': '0.35', 'axes.titlelocation': 'left',
@@ -30,7 +30,7 @@ def new_figure(width: float, height: float, dpi: int = 110):  # inches
     from matplotlib.figure import Figure
     return Figure(figsize=(width, height), dpi=dpi)
 
-# %% ../../nbs/view/00_panel.ipynb #1173ab39
+# %% ../../nbs/view/00_panel.ipynb #e8672c7c
 def as_image(picture):
     "A PIL image of a matplotlib figure, a uint8 array `[height, width, 3]`, PNG bytes or an image"
     from PIL import Image
@@ -66,7 +66,7 @@ def data_uri(data: bytes, mime: str) -> str:
     "Bytes as a `data:` address, so that a saved notebook needs no other file"
     return f'data:{mime};base64,{base64.b64encode(data).decode()}'
 
-# %% ../../nbs/view/00_panel.ipynb #c08a6f68
+# %% ../../nbs/view/00_panel.ipynb #973a7a77
 def _img(image, alt: str) -> str:
     "An `<img>` of the smaller of PNG and WebP, with the alternative text"
     png, webp = png_bytes(image), webp_bytes(image)
@@ -105,7 +105,7 @@ class Panel:
         path.parent.mkdir(parents=True, exist_ok=True); path.write_bytes(faces[path.suffix])
         return path
 
-# %% ../../nbs/view/00_panel.ipynb #758a7efc
+# %% ../../nbs/view/00_panel.ipynb #e20116a4
 def _cell(value) -> str:
     "A value as people write it: 4 significant digits, thousands apart"
     if value is None: return '–'
@@ -132,7 +132,7 @@ def table_html(rows: list, columns: list[str]) -> str:
     cell = lambda tag, v, a: f'<{tag} style="text-align:{a};padding:1px 10px 1px 0">{html.escape(_cell(v))}</{tag[:2]}>'
     head = ''.join(cell('th scope="col"', c, a) for c, a in zip(columns, align))
     body = ''.join('<tr>' + ''.join(cell('td', v, a) for v, a in zip(row, align)) + '</tr>' for row in rows)
-    return f'<table style="border-collapse:collapse;font-variant-numeric:tabular-nums"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<table style="border-collapse:collapse;font-size:inherit;font-variant-numeric:tabular-nums"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 def table(rows: list,           # of tuples
           columns: list[str],   # names with units
@@ -140,7 +140,7 @@ def table(rows: list,           # of tuples
     "A table as a panel"
     return Panel(text=table_text(rows, columns), title=title, extra=table_html(rows, columns))
 
-# %% ../../nbs/view/00_panel.ipynb #f05847a6
+# %% ../../nbs/view/00_panel.ipynb #a24d9e2a
 def _below(pngs: list[bytes]) -> bytes:
     "Pictures below each other on white"
     from PIL import Image
@@ -158,7 +158,7 @@ class Stack(Panel):
         self.png = pngs[0] if len(pngs) == 1 else _below(pngs) if pngs else None
         self._img, self.extra, self.body = '', '<div style="height:8px"></div>'.join(p.html for p in panels), '\n\n'.join(p.text for p in panels)
 
-# %% ../../nbs/view/00_panel.ipynb #0611eb1d
+# %% ../../nbs/view/00_panel.ipynb #0a374bb6
 def wav_bytes(wave: Float[np.ndarray, "samples"], rate: int) -> bytes:
     "16-bit mono WAV; louder than 1 is scaled down"
     import wave as wavfile
@@ -188,7 +188,7 @@ def opus_bytes(wave: Float[np.ndarray, "samples"], rate: int, bitrate: int = 320
         _encode_sound(container, stream, wave, rate)
     return buffer.getvalue()
 
-# %% ../../nbs/view/00_panel.ipynb #87e814d8
+# %% ../../nbs/view/00_panel.ipynb #d5bb9f56
 def _player(media: str, label: str) -> str:
     "A player with its label"
     return f'<figure style="display:inline-block;margin:4px 12px 4px 0;vertical-align:top"><figcaption style="font-size:85%">{html.escape(label)}</figcaption>{media}</figure>'
@@ -200,7 +200,7 @@ def audio_player(wave: Float[np.ndarray, "samples"], rate: int,  # Hz
     except Exception: data, mime = wav_bytes(wave, rate), 'audio/wav'   # an FFmpeg without libopus
     return _player(f'<audio controls preload="metadata" aria-label="{html.escape(label)}" style="width:240px;height:32px" src="{data_uri(data, mime)}"></audio>', label)
 
-# %% ../../nbs/view/00_panel.ipynb #091b5f38
+# %% ../../nbs/view/00_panel.ipynb #4b3ed44f
 def _even(frames):
     "Frames with even height and width, as H.264's colour planes want"
     pad = [(0, 0)] + [(0, n % 2) for n in frames.shape[1:3]] + [(0, 0)]
@@ -227,7 +227,7 @@ def video_player(frames: UInt8[np.ndarray, "time height width 3"], fps: float, l
     media = f'<video controls loop muted playsinline preload="metadata" width="{width}" aria-label="{html.escape(label)}" src="{data_uri(mp4_bytes(frames, fps, wave, rate), "video/mp4")}"></video>'
     return _player(media if wave is None else media.replace(' muted', ''), label)
 
-# %% ../../nbs/view/00_panel.ipynb #701acc5f
+# %% ../../nbs/view/00_panel.ipynb #feafb0da
 def _flip_css(name: str, count: int, width: int, height: int, seconds: float) -> str:
     "The rules that move the strip by one frame for each radio button, and in a loop for the box"
     rules = [f'.{name} .film{{width:{width}px;height:{height}px;overflow:hidden}}', f'.{name} .film img{{width:{width * count}px;height:{height}px;max-width:none!important}}',

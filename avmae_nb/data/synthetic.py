@@ -7,7 +7,7 @@ __all__ = ['MOTIONS', 'MATERIALS', 'WORLDS', 'CLASSES', 'BACKGROUND', 'DURATION'
            'LIGHT', 'SLACK', 'MODES', 'LOUD', 'CLIPS', 'Body', 'Room', 'Scene', 'scene', 'Track', 'track', 'place',
            'backdrop', 'render_video', 'Modes', 'pitch', 'ring', 'render_audio', 'truth', 'Synthetic', 'open_synthetic']
 
-# %% ../../nbs/data/02_synthetic.ipynb #fc46a540
+# %% ../../nbs/data/02_synthetic.ipynb #930c2175
 import functools, zlib
 from dataclasses import dataclass, replace
 import numpy as np
@@ -16,7 +16,7 @@ from ..config import ConfigError, Data, nearest
 from .media import Clip, Request
 from .sources import Source, fingerprint, source
 
-# %% ../../nbs/data/02_synthetic.ipynb #19f9684d
+# %% ../../nbs/data/02_synthetic.ipynb #10525d60
 MOTIONS, MATERIALS, WORLDS = ('bounce', 'walls', 'pendulum', 'wheel'), ('wood', 'metal', 'glass', 'drum'), ('easy', 'hard', 'events')
 CLASSES = tuple(f'{material} {motion}' for motion in MOTIONS for material in MATERIALS)
 BACKGROUND = len(CLASSES)   # label of a second in which nothing is both seen and heard
@@ -62,7 +62,7 @@ class Scene:
         "The body that is both seen and heard: the one of the label"
         return next(b for b in self.bodies if b.seen and b.heard)
 
-# %% ../../nbs/data/02_synthetic.ipynb #216cdcf5
+# %% ../../nbs/data/02_synthetic.ipynb #0d6b49f4
 HUES = {'wood': 0.08, 'metal': 0.6, 'glass': 0.42, 'drum': 0.95}   # orange, blue, green, red
 HINT = 0.4   # share of clips whose colour is the material's; the other three colours share the rest
 
@@ -97,9 +97,8 @@ def _hard(rng, motion, material) -> tuple[Body, ...]:
 
 def _event(rng) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
     "Second by second, seen and heard: both for 2 to 8 seconds in a row, never both elsewhere"
-    seconds, length = int(DURATION), rng.integers(2, 9)
-    begin = rng.integers(0, seconds - length + 1)
-    at = np.arange(seconds)
+    at, length = np.arange(int(DURATION)), rng.integers(2, 9)
+    begin = rng.integers(0, len(at) - length + 1)
     inside = (at >= begin) & (at < begin + length)
     mode = np.where(at < begin, rng.integers(3), rng.integers(3))   # 0 seen, 1 heard, 2 neither
     return tuple((inside | (mode == 0)).tolist()), tuple((inside | (mode == 1)).tolist())
@@ -114,7 +113,7 @@ def scene(seed: int, split: str, index: int, world: str = 'easy') -> Scene:
     seen, heard = _event(rng) if world == 'events' else (None, None)
     return Scene(bodies, room, label, int(rng.integers(2**31)), seen, heard)
 
-# %% ../../nbs/data/02_synthetic.ipynb #bb6eb4ab
+# %% ../../nbs/data/02_synthetic.ipynb #4f331c7d
 JITTER = {'bounce': 0.4, 'walls': 0.3, 'pendulum': 0.15, 'wheel': 0.15}   # of the intervals: the hint that rhythm gives
 PEGS, LEAD = 3, 2.0   # pegs of a wheel; seconds before the clip from which contacts may still ring
 
@@ -169,7 +168,7 @@ def place(body: Body, room: Room, times: Float[np.ndarray, "frames"]) -> tuple[F
     angle, arm = side * swing * np.sin(np.pi * p), _arm(body, room)
     return np.stack([x + side * r + arm * np.sin(angle), room.ceiling + arm * np.cos(angle)], 1), angle, path
 
-# %% ../../nbs/data/02_synthetic.ipynb #affed972
+# %% ../../nbs/data/02_synthetic.ipynb #be04bf76
 LIGHT = np.array([-0.45, -0.6, 0.66], np.float32)   # from above left, towards the viewer
 
 def _cover(distance, side):
@@ -240,7 +239,7 @@ def _rod(frames, pivot, centre):
     alpha = _cover(np.float32(0.012) - off, side) * (g[rows, None] < centre[:, 1, None, None])
     _paste(frames, np.tile([columns.start, rows.start], (len(frames), 1)), (45, 45, 45), alpha)
 
-# %% ../../nbs/data/02_synthetic.ipynb #9911cc8b
+# %% ../../nbs/data/02_synthetic.ipynb #58edfc62
 def _soft(frames, centre, extent, colour, strength):
     "A Gaussian patch of `colour`"
     corner, x, y = _window(centre, 2.2 * np.asarray(extent), frames.shape[-1])
@@ -276,7 +275,7 @@ def _gate(seconds, times) -> Bool[np.ndarray, "times"]:
     "Whether the scene shows (or sounds) its bodies at each time"
     if seconds is None: return np.ones(len(times), bool)
     at = np.floor(times).astype(int)
-    return np.asarray(seconds)[np.clip(at, 0, len(seconds) - 1)] & (at >= 0) & (at < len(seconds))
+    return np.append(seconds, False)[np.where((at >= 0) & (at < len(seconds)), at, -1)]
 
 def render_video(scene: Scene, times: Float[np.ndarray, "frames"], side: int = 64) -> UInt8[np.ndarray, "frames side side 3"]:
     "Square frames at the given times (seconds from the start of the recording)"
@@ -289,7 +288,7 @@ def render_video(scene: Scene, times: Float[np.ndarray, "frames"], side: int = 6
         frame += 1.5 * grain[at:at + frame.size].reshape(frame.shape)
     return np.stack(list(np.clip(frames, 0, 255, out=frames).astype(np.uint8).transpose(1, 0, 2, 3)), -1)
 
-# %% ../../nbs/data/02_synthetic.ipynb #ea025d5c
+# %% ../../nbs/data/02_synthetic.ipynb #b599ecd7
 @dataclass(frozen=True)
 class Modes:
     "How a material rings"
@@ -325,9 +324,8 @@ def ring(body: Body, seconds: float, rate: int = 16000) -> Float[np.ndarray, "sa
 
 def render_audio(scene: Scene, start: float, seconds: float, rate: int = 16000) -> Float[np.ndarray, "samples"]:
     "Mono sound from `start`, in -1 to 1; contacts before `start` still ring"
-    n = round(seconds * rate)
-    noise, at = _noise(n), scene.seed % SLACK
-    out = np.float32(scene.room.noise) * noise[at:at + n]
+    n, at = round(seconds * rate), scene.seed % SLACK
+    out = np.float32(scene.room.noise) * _noise(n)[at:at + n]
     for body in (b for b in scene.bodies if b.heard):
         path, tone = track(body, scene.room, start + seconds), ring(body, seconds + LEAD, rate)
         for t, speed in zip(path.times[1:], path.speeds[1:]):
@@ -336,7 +334,7 @@ def render_audio(scene: Scene, start: float, seconds: float, rate: int = 16000) 
             out[max(first, 0):first + len(tone)] += np.float32(speed * body.gain) * tone[max(-first, 0):n - first]
     return np.clip(out, -1, 1, out=out)
 
-# %% ../../nbs/data/02_synthetic.ipynb #00554c01
+# %% ../../nbs/data/02_synthetic.ipynb #bd893be7
 def truth(scene: Scene, start: float, times: Float[np.ndarray, "frames"], seconds: float) -> dict:
     "Class, and for each body its contacts (seconds from `start`), speeds, positions at the frames (shares of the frame), and what it is"
     times, out = np.asarray(times, float), []
@@ -349,7 +347,7 @@ def truth(scene: Scene, start: float, times: Float[np.ndarray, "frames"], second
     labels = None if scene.seen is None else np.where(np.array(scene.seen) & np.array(scene.heard), scene.label, BACKGROUND)
     return dict(label=scene.label, motion=scene.sounder.motion, material=scene.sounder.material, start=start, times=times, bodies=out, labels=labels)
 
-# %% ../../nbs/data/02_synthetic.ipynb #0188ce6d
+# %% ../../nbs/data/02_synthetic.ipynb #1181c482
 CLIPS = {'train': 4096, 'eval': 512}   # clips a split, unless `Data.clips` says otherwise
 
 class Synthetic(Source):
@@ -357,7 +355,6 @@ class Synthetic(Source):
     classes = list(CLASSES)
     def __init__(self, data: Data, split: str = 'train'):
         self.seed, self.split, self.world, self.count = data.seed, split, data.world, data.clips or CLIPS.get(split, CLIPS['train'])
-        scene(self.seed, split, 0, self.world)
     def __len__(self): return self.count
     def scene(self, i: int) -> Scene: return scene(self.seed, self.split, i, self.world)
     def name(self, i): return f'synthetic/{self.world}/{self.split}/{self.seed}/{i}'

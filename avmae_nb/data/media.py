@@ -6,7 +6,7 @@
 __all__ = ['VIDEO_EXTENSIONS', 'SOUND_EXTENSIONS', 'MAX_PIXELS', 'MAX_BYTES', 'NOT_MEDIA', 'WHOLE', 'SLACK', 'EPS', 'PREROLL',
            'MediaError', 'Request', 'Clip', 'MediaInfo', 'probe', 'read_clip']
 
-# %% ../../nbs/data/00_media.ipynb #77f17d05
+# %% ../../nbs/data/00_media.ipynb #5cf15d81
 import functools, itertools, os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ import av, numpy as np, soxr
 from fastcore.basics import patch
 from jaxtyping import Float, UInt8
 
-# %% ../../nbs/data/00_media.ipynb #e49322e1
+# %% ../../nbs/data/00_media.ipynb #39e0a7a3
 class MediaError(ValueError):
     "A file that cannot be read: the message names the file, the stream and the time where it breaks"
 
@@ -55,7 +55,7 @@ class Clip:
     start: float = 0.0        # seconds, of the window in the clip
     duration: float | None = None   # seconds, of the whole clip
 
-# %% ../../nbs/data/00_media.ipynb #0990209f
+# %% ../../nbs/data/00_media.ipynb #2e7b32ae
 VIDEO_EXTENSIONS = frozenset('.mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .m2ts .mts .flv .wmv .3gp .ogv .vob .gif'.split())
 SOUND_EXTENSIONS = frozenset('.wav .flac .mp3 .m4a .aac .ogg .oga .opus .wma .aif .aiff .mka'.split())
 MAX_PIXELS = 2**26        # a frame: 67 million, above 8K video
@@ -87,13 +87,15 @@ def _open(path):
         raise MediaError(f'{path}: {_why_not(path, "text or a playlist")}')
     return container
 
-# %% ../../nbs/data/00_media.ipynb #81e5ed9e
+# %% ../../nbs/data/00_media.ipynb #1ed0fbd8
 def _streams(container, kind):
     "The stream to read: FFmpeg's best, cover art and thumbnails left out; None if there is none"
     still = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
     real = [s for s in getattr(container.streams, kind) if not s.disposition & still and s.codec_context is not None]
     best = container.streams.best(kind)
     return best if best in real else next(iter(real), None)
+
+def _seconds(ticks, base): return ticks * base.numerator / base.denominator
 
 class _Reader:
     "One open file: its picture and sound streams, and frames from a time on; seconds count from the start of the file"
@@ -128,10 +130,10 @@ class _Reader:
                 at = self.time(packet, at)
                 yield packet
         except (av.FFmpegError, MemoryError) as e: raise self.error(streams[0], at, e.strerror) from None
-    def time(self, thing, default=0.0): return float(thing.pts * thing.time_base) - self.origin if thing.pts is not None else default
+    def time(self, thing, default=0.0): return _seconds(thing.pts, thing.time_base) - self.origin if thing.pts is not None else default
     def error(self, stream, at, why): return MediaError(f'{self.path}: the {dict(video="picture", audio="sound")[stream.type]} (stream {stream.index}, {stream.codec_context.name}) breaks at {at:.2f} s: {why}')
 
-# %% ../../nbs/data/00_media.ipynb #8505a847
+# %% ../../nbs/data/00_media.ipynb #8da48ede
 @patch
 def seek(self: _Reader, stream, at):
     "Stand at a key frame at or before `at` seconds, where the container can; the start is read from a fresh file where a seek to 0 may lose the first packets (sound of webm, everything of MPEG-TS)"
@@ -171,7 +173,7 @@ def frames(self: _Reader, kind: str, at: float):
         if back >= at or (first and first[0] <= at): break
     return itertools.chain([first] if first else [], found)
 
-# %% ../../nbs/data/00_media.ipynb #d23bd3c0
+# %% ../../nbs/data/00_media.ipynb #f640f421
 WHOLE = 30.0              # seconds: up to here the sound is decoded from 0 and packets are counted through
 SLACK = 0.25              # seconds that a stream may end before the file says
 
@@ -194,8 +196,8 @@ def _ends(reader):
     ends, sent, reach, position = {}, {}, 0, 0
     for p in reader.packets(*reader.streams):
         if not p.size or (p.pts is None and p.dts is None): continue
-        pts, dts = (float((a if a is not None else b) * p.time_base) - reader.origin for a, b in ((p.pts, p.dts), (p.dts, p.pts)))
-        length = float((p.duration or 0) * p.time_base) or (1 / float(p.stream.average_rate or 25) if p.stream.type == 'video' else 0)
+        pts, dts = (_seconds(a if a is not None else b, p.time_base) - reader.origin for a, b in ((p.pts, p.dts), (p.dts, p.pts)))
+        length = _seconds(p.duration or 0, p.time_base) or (1 / float(p.stream.average_rate or 25) if p.stream.type == 'video' else 0)
         _check_hole(reader, sent, p, dts, position)
         sent[p.stream.type] = dts + length
         ends[p.stream.type] = max(ends.get(p.stream.type, 0.0), pts + length)
@@ -226,7 +228,7 @@ def _true_ends(reader, total, by_stream):
     ends = {k: min(v, by_stream[k]) if k in by_stream and v < by_stream[k] + SLACK else v for k, v in ends.items()}   # samples that an edit list cuts off
     return {k: round(v, 6) for k, v in ends.items()}, bool(missing)
 
-# %% ../../nbs/data/00_media.ipynb #2d8f4143
+# %% ../../nbs/data/00_media.ipynb #4df327c8
 def _probe(reader):
     total, by_stream = _declared(reader)
     ends, truncated = ({s.type: by_stream.get(s.type, total) for s in reader.streams}, False) if total > WHOLE else _true_ends(reader, total, by_stream)
@@ -242,7 +244,7 @@ def probe(path) -> MediaInfo:
     "Duration, streams, size and rates of a file, without decoding"
     with _Reader(path) as reader: return _probe(reader)
 
-# %% ../../nbs/data/00_media.ipynb #aead0cdd
+# %% ../../nbs/data/00_media.ipynb #5ec9b7f4
 EPS = 1e-6                # seconds: rounding of a float, far below any tick of a clock
 
 def _hold(found, times):
@@ -278,7 +280,7 @@ def pixels(self: _Reader, frame, shape, turns) -> UInt8[np.ndarray, "height widt
     except (av.FFmpegError, ValueError) as e: raise self.error(self.video, self.time(frame), f'{frame.format.name} at {shape}: {e}') from None
     return np.rot90(rgb, turns)
 
-# %% ../../nbs/data/00_media.ipynb #3b2c47ab
+# %% ../../nbs/data/00_media.ipynb #c20a4297
 def _pick(reader, times):
     "Frames for ascending `times`; a jump of more than 2 s seeks instead of decoding what lies between"
     for run in np.split(times, 1 + np.flatnonzero(np.diff(times) > 2.0)):
@@ -299,16 +301,16 @@ def picture(self: _Reader, times: Float[np.ndarray, "frames"], short_side: int |
         last = frame
     return np.stack(out)[back]
 
-# %% ../../nbs/data/00_media.ipynb #8103fb0b
+# %% ../../nbs/data/00_media.ipynb #ef913522
 PREROLL = 0.5             # seconds decoded before the sound that is wanted; codecs need 0.15
 
 def _mono(frame) -> Float[np.ndarray, "samples"]:
     "Mean of left and right of native samples, floats from -1 to 1"
     x = frame.to_ndarray()
     if not frame.format.is_planar: x = x.reshape(-1, len(frame.layout.channels)).T
-    scale = {'u1': 2**7, 'i2': 2**15, 'i4': 2**31, 'i8': 2**63}.get(x.dtype.str[1:], 1)
-    x = x[:2].astype(np.float64).mean(0)
-    return np.clip(np.nan_to_num((x - 2**7 if scale == 2**7 else x) / scale), -1e6, 1e6).astype(np.float32)
+    bits, x = 8 * x.dtype.itemsize, x[0] if len(x) == 1 else x[:2].mean(0)
+    if frame.format.name.startswith(('s', 'u')): x = (x - 128.0 * frame.format.name.startswith('u')) / 2.0 ** (bits - 1)
+    return x
 
 def _resample(wave, rate, to):
     return wave if rate == to else soxr.resample(wave, rate, to, 'HQ')
@@ -333,10 +335,11 @@ def sound(self: _Reader, lo: int, hi: int, rate: int, whole: bool = True) -> Flo
         if line is None: line = _Line(seconds, frame.sample_rate)
         line.put(at - base, _resample(_mono(frame), frame.sample_rate, line.rate))
     if line is None: return np.zeros(hi - lo, np.float32)
-    wave = _resample(line.wave, line.rate, rate)[lo - base * rate:hi - base * rate]
+    wave = np.clip(np.nan_to_num(line.wave), -1e6, 1e6)   # so that the spectrogram stays finite
+    wave = _resample(wave, line.rate, rate)[lo - base * rate:hi - base * rate]
     return np.pad(wave, (0, hi - lo - len(wave)))
 
-# %% ../../nbs/data/00_media.ipynb #a7104126
+# %% ../../nbs/data/00_media.ipynb #f0f7824d
 def _window(info, request, start, segment):
     "(begin of the segment, its length, start in it), in seconds, and flags"
     begin, end = segment[0], min(info.declared, segment[1] if segment[1] is not None else info.declared)

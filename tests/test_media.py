@@ -375,6 +375,17 @@ def test_size_that_changes_on_the_way(tmp_path):
     clip = read_clip(broken(tmp_path, 'c.ts', a + b), Request(12, 0.04, 32, 0.0))
     assert clip.video.shape == (12, 32, 32, 3)
 
+def test_titles_in_another_encoding(tmp_path):
+    with av.open(str(tmp_path / 'a.mkv'), 'w') as out:
+        out.metadata['title'] = 'caf\u00e9'
+        v = out.add_stream('libx264', rate=25)
+        v.width, v.height, v.pix_fmt = 64, 48, 'yuv420p'
+        out.mux(v.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(grey(1)[0]), 'rgb24')))
+        out.mux(v.encode(None))
+    data = (tmp_path / 'a.mkv').read_bytes()
+    assert 'caf\u00e9'.encode() in data
+    assert read_clip(broken(tmp_path, 'b.mkv', data.replace('caf\u00e9'.encode(), b'caf\xe9\xff')), Request(1, 0.1, None, 0.0)).video is not None
+
 def test_odd_names(tmp_path):
     for name in ('a:b.mp4', 'pipe:1.mp4', 'ü 漢字 %03d.mp4', '-x.mp4', "it's #1?.mp4"):
         assert len(read_clip(write_clip(tmp_path / 'plain.mp4', grey(3)).rename(tmp_path / name), Request(2, 0.04, None, 0.0)).video) == 2

@@ -6,7 +6,7 @@
 __all__ = ['VIDEO_EXTENSIONS', 'SOUND_EXTENSIONS', 'MAX_PIXELS', 'MAX_BYTES', 'NOT_MEDIA', 'TOLERANT', 'WHOLE', 'SLACK', 'EPS',
            'PREROLL', 'MediaError', 'Request', 'Clip', 'MediaInfo', 'probe', 'read_clip']
 
-# %% ../../nbs/data/00_media.ipynb #7b17d9a9
+# %% ../../nbs/data/00_media.ipynb #9b1ddd1f
 import functools, itertools, os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ import av, numpy as np, soxr
 from fastcore.basics import patch
 from jaxtyping import Float, UInt8
 
-# %% ../../nbs/data/00_media.ipynb #9376e4e8
+# %% ../../nbs/data/00_media.ipynb #c2814bac
 class MediaError(ValueError):
     "A file that cannot be read: the message names the file, the stream and the time where it breaks"
 
@@ -55,7 +55,7 @@ class Clip:
     start: float = 0.0        # seconds, of the window in the clip
     duration: float | None = None   # seconds, of the whole clip
 
-# %% ../../nbs/data/00_media.ipynb #7e1a418a
+# %% ../../nbs/data/00_media.ipynb #ce89cddc
 VIDEO_EXTENSIONS = frozenset('.mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .m2ts .mts .flv .wmv .3gp .ogv .vob .gif'.split())
 SOUND_EXTENSIONS = frozenset('.wav .flac .mp3 .m4a .aac .ogg .oga .opus .wma .aif .aiff .mka'.split())
 MAX_PIXELS = 2**26        # a frame: 67 million, above 8K video
@@ -89,7 +89,7 @@ def _open(path):
         raise MediaError(f'{path}: {_why_not(path, "text or a playlist")}')
     return container
 
-# %% ../../nbs/data/00_media.ipynb #6c1298ca
+# %% ../../nbs/data/00_media.ipynb #bd3504f9
 def _streams(container, kind):
     "The stream to read: FFmpeg's best, cover art and thumbnails left out; None if there is none"
     still = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
@@ -135,7 +135,7 @@ class _Reader:
     def time(self, thing, default=0.0): return _seconds(thing.pts, thing.time_base) - self.origin if thing.pts is not None else default
     def error(self, stream, at, why): return MediaError(f'{self.path}: the {dict(video="picture", audio="sound")[stream.type]} (stream {stream.index}, {stream.codec_context.name}) breaks at {at:.2f} s: {why}')
 
-# %% ../../nbs/data/00_media.ipynb #edb3dc3d
+# %% ../../nbs/data/00_media.ipynb #5e4d5d6e
 @patch
 def seek(self: _Reader, stream, at):
     "Stand at a key frame at or before `at` seconds, where the container can; the start is read from a fresh file where a seek to 0 may lose the first packets (sound of webm, everything of MPEG-TS)"
@@ -175,7 +175,7 @@ def frames(self: _Reader, kind: str, at: float):
         if back >= at or (first and first[0] <= at): break
     return itertools.chain([first] if first else [], found)
 
-# %% ../../nbs/data/00_media.ipynb #958821d5
+# %% ../../nbs/data/00_media.ipynb #7bda826a
 WHOLE = 30.0              # seconds: up to here the sound is decoded from 0 and packets are counted through
 SLACK = 0.25              # seconds that a stream may end before the file says
 
@@ -230,7 +230,7 @@ def _true_ends(reader, total, by_stream):
     ends = {k: min(v, by_stream[k]) if k in by_stream and v < by_stream[k] + SLACK else v for k, v in ends.items()}   # samples that an edit list cuts off
     return {k: round(v, 6) for k, v in ends.items()}, bool(missing)
 
-# %% ../../nbs/data/00_media.ipynb #f274cf5c
+# %% ../../nbs/data/00_media.ipynb #c03c9dc4
 def _probe(reader):
     total, by_stream = _declared(reader)
     ends, truncated = ({s.type: by_stream.get(s.type, total) for s in reader.streams}, False) if total > WHOLE else _true_ends(reader, total, by_stream)
@@ -246,7 +246,7 @@ def probe(path) -> MediaInfo:
     "Duration, streams, size and rates of a file, without decoding"
     with _Reader(path) as reader: return _probe(reader)
 
-# %% ../../nbs/data/00_media.ipynb #9f2e2053
+# %% ../../nbs/data/00_media.ipynb #c81be9a9
 EPS = 1e-6                # seconds: rounding of a float, far below any tick of a clock
 
 def _hold(found, times):
@@ -282,7 +282,7 @@ def pixels(self: _Reader, frame, shape, turns) -> UInt8[np.ndarray, "height widt
     except (av.FFmpegError, ValueError) as e: raise self.error(self.video, self.time(frame), f'{frame.format.name} at {shape}: {e}') from None
     return np.rot90(rgb, turns)
 
-# %% ../../nbs/data/00_media.ipynb #cf4f0aad
+# %% ../../nbs/data/00_media.ipynb #aa0cd513
 def _pick(reader, times):
     "Frames for ascending `times`; a jump of more than 2 s seeks instead of decoding what lies between"
     for run in np.split(times, 1 + np.flatnonzero(np.diff(times) > 2.0)):
@@ -303,7 +303,7 @@ def picture(self: _Reader, times: Float[np.ndarray, "frames"], short_side: int |
         last = frame
     return np.stack(out)[back]
 
-# %% ../../nbs/data/00_media.ipynb #66e11fc5
+# %% ../../nbs/data/00_media.ipynb #797bffbb
 PREROLL = 0.5             # seconds decoded before the sound that is wanted; codecs need 0.15
 
 def _mono(frame) -> Float[np.ndarray, "samples"]:
@@ -341,7 +341,7 @@ def sound(self: _Reader, lo: int, hi: int, rate: int, whole: bool = True) -> Flo
     wave = _resample(wave, line.rate, rate)[lo - base * rate:hi - base * rate]
     return np.pad(wave, (0, hi - lo - len(wave)))
 
-# %% ../../nbs/data/00_media.ipynb #9312047c
+# %% ../../nbs/data/00_media.ipynb #cdbf65a1
 def _window(info, request, start, segment):
     "(begin of the segment, its length, start in it), in seconds, and flags"
     begin, end = segment[0], min(info.declared, segment[1] if segment[1] is not None else info.declared)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['bytes_text', 'size_of', 'parameter_table', 'token_table', 'time_step', 'time_loading', 'cost_table', 'plot_schedule',
-           'config_masks', 'remarks', 'check']
+           'remarks', 'check']
 
-# %% ../../nbs/view/06_check.ipynb #a1af34ed
+# %% ../../nbs/view/06_check.ipynb #bab10161
 import math, time
 import jax, jax.numpy as jnp, numpy as np
 from .. import devices
@@ -17,7 +17,7 @@ from ..train.learner import Learner
 from .batch import draw_masks, hidden_grids, show_batch
 from .panel import COLOURS, Panel, Stack, new_figure, style, table
 
-# %% ../../nbs/view/06_check.ipynb #2817db30
+# %% ../../nbs/view/06_check.ipynb #8231304d
 def bytes_text(n: float | None) -> str:
     "`3.1 MB`, `1.2 GB`"
     if n is None: return 'unknown'
@@ -34,10 +34,11 @@ def parameter_table(params: dict) -> Panel:  # nested dict of arrays
     "Parameters and bytes of each part of the model"
     count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
     total = count(params)
-    rows = [(name, count(tree), f'{100 * count(tree) / total:.1f}%', bytes_text(size_of(tree))) for name, tree in params.items()]
+    order = sorted(params, key=lambda name: (name == 'decoder', name == 'encoder', name))   # as data flows
+    rows = [(name, count(params[name]), f'{100 * count(params[name]) / total:.1f}%', bytes_text(size_of(params[name]))) for name in order]
     return table(rows + [('all', total, '100%', bytes_text(size_of(params)))], ['part', 'parameters', 'share', 'size'], 'Parameters')
 
-# %% ../../nbs/view/06_check.ipynb #1a3a4528
+# %% ../../nbs/view/06_check.ipynb #39b6ea65
 def _mask_text(mask) -> str:
     "A mask in words: `random 0.9`, `time 0.4 to 0.8 (range)`"
     ratio = f'{mask.ratio[0]:g} to {mask.ratio[1]:g} ({mask.schedule})' if isinstance(mask.ratio, tuple) else f'{mask.ratio:g}'
@@ -52,7 +53,7 @@ def token_table(config: Pretrain, masks: dict) -> Panel:
         rows.append((m, 'x'.join(map(str, v.shape)), 'x'.join(map(str, v.patch)), 'x'.join(map(str, v.grid)), v.tokens, v.values, _mask_text(config.masks[m]), span(hidden), span(v.tokens - hidden), v.weight))
     return table(rows, ['modality', 'input', 'patch', 'grid', 'tokens', 'values', 'mask', 'hidden', 'visible', 'weight in loss'], 'Tokens and masks')
 
-# %% ../../nbs/view/06_check.ipynb #95f0404d
+# %% ../../nbs/view/06_check.ipynb #2533eae8
 def time_step(learner: Learner, batch: dict, repeats: int = 3) -> dict:
     "Seconds of compiling and of a step; the learner's own state is not touched"
     state = jax.tree.map(jnp.copy, learner.state)
@@ -81,16 +82,16 @@ def cost_table(learner: Learner, times: dict, loading: float, batch: dict) -> Pa
     flops, peak = step_flops(config), devices.peak_flops()[0]
     left = learner.optimizer.steps - learner.steps_done; pace = max(times['step'], loading / jax.process_count())
     rows = [('FLOPs a step', f'{flops / 1e12:.3g} TFLOP ({flops / config.train.batch / 1e9:.3g} GFLOP a clip)'),
-            ('compiling', f'{times["compile"]:.1f} s'),
+            ('compiling', f'{times["compile"]:.1f} s' if times['compile'] > 0.05 else 'done before'),
             ('a step', f'{times["step"] * 1e3:.0f} ms, {config.train.batch / times["step"]:.3g} clips/s' + (f', MFU {100 * flops / times["step"] / peak / jax.device_count():.0f}%' if peak else '')),
             ('loading a batch', f'{loading * 1e3:.0f} ms, {config.train.batch / loading:.3g} clips/s with {config.data.workers} workers' + (' (slower than the step)' if loading > times['step'] else '')),
-            ('to finish', f'{left:,} steps, about {clock(left * pace + times["compile"])} h:min:s' if left * pace > 3600 else f'{left:,} steps, about {clock(left * pace + times["compile"])} min:s'),
+            ('to finish', f'{left:,} steps, about {clock(left * pace + times["compile"])} ({"h:min:s" if left * pace + times["compile"] >= 3600 else "min:s"})'),
             ('weights and optimiser', f'{bytes_text(size_of(s.params))} weights, {bytes_text(size_of((s.opt_state, s.ema)))} optimiser, all {bytes_text(size_of(s))}'),
             ('a batch', f'{bytes_text(size_of(batch))} from host to device'),
             ('device memory at its peak', bytes_text(times['peak']) if times['peak'] else 'this device does not say')]
     return table(rows, ['what', 'how much'], 'Cost')
 
-# %% ../../nbs/view/06_check.ipynb #11167ce6
+# %% ../../nbs/view/06_check.ipynb #b75da961
 def _ratio_now(mask, progress):
     "Mask ratio at `progress` from 0 to 1, None unless it is scheduled"
     if not isinstance(mask.ratio, tuple) or mask.schedule == 'range': return None
@@ -103,23 +104,21 @@ def plot_schedule(learner: Learner) -> Panel:
     at = np.unique(np.linspace(0, steps, 300).astype(int)); rate = np.array([float(learner.optimizer.schedule(int(s))) for s in at])
     top = int(rate.argmax())
     with style():
-        fig = new_figure(5.2, 2.3); ax = fig.add_axes([0.11, 0.19, 0.78, 0.62])
-        ax.plot(at, rate, color=COLOURS[0], lw=1.5); ax.set(xlabel='step', ylabel='learning rate', xlim=(0, steps), ylim=(0, rate.max() * 1.08)); ax.grid(axis='y', color='0.92', lw=0.6)
-        ax.annotate(f'{rate[top]:.3g} from step {at[top]:,}', (at[top], rate[top]), xytext=(6, 3), textcoords='offset points', size=7, color=COLOURS[0])
+        fig = new_figure(5.2, 2.3); ax = fig.add_axes([0.12, 0.19, 0.78, 0.6])
+        ax.plot(at, rate, color=COLOURS[0], lw=1.5); ax.set(xlabel='step', ylabel='learning rate', xlim=(0, steps), ylim=(0, rate.max() * 1.2)); ax.ticklabel_format(axis='y', style='sci', scilimits=(-2, 3)); ax.grid(axis='y', color='0.92', lw=0.6)
+        ax.annotate(f'{rate[top]:.3g} from step {at[top]:,}', (at[top], rate[top]), xytext=(4, 4), textcoords='offset points', size=7, color=COLOURS[0])
         above = ax.secondary_xaxis('top', functions=(lambda s: s / epoch, lambda e: e * epoch)); above.set_xlabel('epoch', labelpad=2)
-        ratios = {m: r for m, k in config_masks(learner) if (r := _ratio_now(k, at / steps)) is not None}
+        ratios = {m: r for m, k in learner.config.masks.items() if (r := _ratio_now(k, at / steps)) is not None}
         if ratios: _draw_ratios(ax.twinx(), at, ratios)
     alt = f'Learning rate over {steps:,} steps ({steps / epoch:.3g} epochs): highest {rate[top]:.3g} at step {at[top]:,}, {rate[-1]:.2g} at the end.'
     return Panel(fig, alt, title='Schedule')
-
-def config_masks(learner) -> list: return list(learner.config.masks.items())
 
 def _draw_ratios(ax, at, ratios: dict):
     "Scheduled mask ratios on the right axis"
     for i, (m, r) in enumerate(ratios.items()): ax.plot(at, r, color=COLOURS[1 + i], ls='--', lw=1.2, label=f'mask ratio, {m}')
     ax.set(ylim=(0, 1), ylabel='mask ratio'); ax.spines['right'].set_visible(True); ax.legend(loc='lower right')
 
-# %% ../../nbs/view/06_check.ipynb #a234c889
+# %% ../../nbs/view/06_check.ipynb #2e02a9e5
 def remarks(learner: Learner, batch: dict, times: dict, loading: float) -> list[str]:
     "What looks wrong or wasteful, and what to do about it"
     config, out = learner.config, [str(n) for n in getattr(learner.source, 'notes', ())]
@@ -139,7 +138,7 @@ def _device_table() -> Panel:
     rows = [tuple(line.split(None, 1)) for line in repr(devices.describe()).splitlines()]
     return table(rows, ['device', 'found'], 'Device')
 
-# %% ../../nbs/view/06_check.ipynb #44f432cb
+# %% ../../nbs/view/06_check.ipynb #ec6bf303
 def check(learner: Learner, clips: int = 2) -> Stack:  # clips drawn
     "Everything to look at before training, on one page; a few steps run on a copy of the state"
     batch = learner.loader.batch_at(learner.steps_done)

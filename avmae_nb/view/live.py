@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['mosaic', 'curves_svg', 'Status', 'status_line', 'status_text', 'status_html', 'in_notebook', 'Live']
 
-# %% ../../nbs/view/05_live.ipynb #83728773
+# %% ../../nbs/view/05_live.ipynb #d8e69395
 import base64, functools, html, io, time
 from collections import deque
 import jax, numpy as np
@@ -21,7 +21,7 @@ from .figure import as_bytes, decibels, time_axis
 from .panel import COLOURS, data_uri, table_html, table_text, webp_bytes
 from .results import _reconstruct, over_values, pick, said_statistics
 
-# %% ../../nbs/view/05_live.ipynb #2dec1836
+# %% ../../nbs/view/05_live.ipynb #49ae8659
 @functools.cache
 def _magma() -> np.ndarray:
     import matplotlib
@@ -34,7 +34,7 @@ def _resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
 def _strip(frames, config, m, width) -> np.ndarray:
     "Eight frames beside each other"
     axis = time_axis(config.modalities); side = width // len(axis.index)
-    return np.concatenate([_resize(f, side - 2, side - 2) for f in np.pad(as_bytes(frames)[list(axis.index)], ((0, 0),) * 4)], 1)
+    return np.concatenate([np.pad(_resize(f, side - 2, side - 2), ((0, 0), (0, 2), (0, 0)), constant_values=255) for f in as_bytes(frames)[list(axis.index)]], 1)
 
 def _spectrum(x, config, limits, width, height) -> np.ndarray:
     "A spectrogram in colours, low frequencies at the bottom"
@@ -60,7 +60,7 @@ def mosaic(recs: dict[str, Reconstruction], config: Pretrain, width: int = 400) 
     fit = lambda row: np.pad(row, ((1, 2), (1, width + 7 - row.shape[1]), (0, 0)), constant_values=255)
     return np.concatenate([np.concatenate([fit(r) for r in column]) for column in rows], 1)
 
-# %% ../../nbs/view/05_live.ipynb #dedfb386
+# %% ../../nbs/view/05_live.ipynb #db881c1c
 def _thin(points: list, most: int = 120) -> list:
     "At most `most` points, first and last among them"
     return [points[i] for i in np.unique(np.linspace(0, len(points) - 1, most).astype(int))] if len(points) > most else points
@@ -78,7 +78,7 @@ def curves_svg(curves: dict[str, list], steps: int, width: int = 400, height: in
     frame = f'<path d="M34 6V{height - 14}H{width - 6}" fill="none" stroke="#888"/><text x="30" y="14" text-anchor="end">{top:.2g}</text><text x="30" y="{height - 12}" text-anchor="end">0</text><text x="{width - 6}" y="{height - 2}" text-anchor="end">step {steps:,}</text>'
     return f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" font-size="11" style="background:#fff">{frame}{lines}</svg>'
 
-# %% ../../nbs/view/05_live.ipynb #e23fa066
+# %% ../../nbs/view/05_live.ipynb #7397345d
 class Status:
     "What the panel says"
     def __init__(self, steps: int = 1, batch: int = 1, epoch_steps: float | None = None, flops: float | None = None, peak: float | None = None):
@@ -91,7 +91,7 @@ class Status:
         self.recent.append((now, step))
         for k in self.losses(metrics): self.curves.setdefault(k, []).append((step, metrics[k]))
     @staticmethod
-    def losses(metrics): return [k for k in metrics if k.startswith('loss/')] or ['loss']
+    def losses(metrics): return sorted((k for k in metrics if k.startswith('loss/')), reverse=True) or ['loss']   # video before audio
     @property
     def rate(self) -> float | None:
         "Steps a second over the last steps; the first one compiled and does not count"
@@ -117,10 +117,11 @@ def _loss_line(s: Status) -> str:
 
 def _eval_table(s: Status) -> tuple[list, list]:
     "The last four evaluations and the best one"
-    names = list(s.evals[-1][1]) if s.evals else []
+    names = [n for n in ('eval/loss', *sorted(s.evals[-1][1], reverse=True)) if n in s.evals[-1][1]] if s.evals else []
+    names = list(dict.fromkeys(names))
     return [(step, *(row.get(n) for n in names)) for step, row in s.evals[-4:]], ['step', *(n.replace('eval/', 'held-out ') for n in names)]
 
-# %% ../../nbs/view/05_live.ipynb #7fa78c35
+# %% ../../nbs/view/05_live.ipynb #125bdc45
 def status_text(s: Status) -> str:
     "The text face"
     return '\n'.join(p for p in (status_line(s), _loss_line(s), table_text(*_eval_table(s)) if s.evals else '') if p)
@@ -137,7 +138,7 @@ def status_html(s: Status) -> str:
     table = f'<div style="display:inline-block;vertical-align:top">{table_html(*_eval_table(s))}</div>' if s.evals else ''
     return f'<div style="max-width:860px">{bar}{lines}{curves}{table}{s.picture}</div>'
 
-# %% ../../nbs/view/05_live.ipynb #b33e01af
+# %% ../../nbs/view/05_live.ipynb #c231d627
 def in_notebook() -> bool:
     "Whether cells are shown by a kernel, and not by a terminal"
     try: from IPython import get_ipython
@@ -159,7 +160,7 @@ class Live:
         config, old = getattr(learner, 'config', None), self.status
         flops = step_flops(config) if isinstance(config, Pretrain) else None
         peak = devices.peak_flops()[0] if flops else None
-        self.status = Status(learner.optimizer.steps, learner.batch_size, getattr(learner.loader, 'steps_per_epoch', None), flops, peak and peak * jax.device_count())
+        self.status = Status(learner.optimizer.steps, 0, getattr(learner.loader, 'steps_per_epoch', None), flops, peak and peak * jax.device_count())
         self.status.curves, self.status.evals, self.status.step = old.curves, old.evals, learner.steps_done
         self.every = self.every or max(1, learner.optimizer.steps // 20)
         self.handle, self.pending = None, None
@@ -192,6 +193,7 @@ class Live:
         if step % self.every == 0 or step == learner.optimizer.steps: self._ask(learner)
 
     def after_step(self, learner, step, metrics):
+        self.status.batch = learner.batch_size
         self.status.add(step, metrics, time.monotonic())
         if self.pending and self.pending[0] < step: self._picture(learner)   # it ran before this step, so it is there
         if time.monotonic() - self.shown > 1 / self.hertz: self.redraw()

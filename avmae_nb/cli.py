@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'EXAMPLES', 'configuration', 'add_configuration', 'Parser', 'told', 'describe', 'presets', 'media_files',
-           'examine', 'inspect', 'run_folder', 'train', 'parser', 'parse', 'main']
+           'examine', 'inspect', 'run_folder', 'StartingPoint', 'train', 'report', 'show', 'demo', 'parser', 'parse',
+           'main']
 
-# %% ../nbs/cli.ipynb #9c60cd6a
+# %% ../nbs/cli.ipynb #cbf85e33
 import argparse, os, sys, time
 from pathlib import Path
 from .config import PRESETS, ConfigError, Pretrain, nearest, preset
 
-# %% ../nbs/cli.ipynb #8f96b610
+# %% ../nbs/cli.ipynb #e607f685
 def configuration(args) -> Pretrain:  # parsed arguments
     "The run that the options describe: preset or file, then `--data`, then `name=value`"
     given = Pretrain.load(args.config) if args.config else preset(args.preset)
@@ -26,7 +27,7 @@ def add_configuration(parser: argparse.ArgumentParser, default: str = 'tiny'):
     parser.add_argument('--data', metavar='FOLDER', help='a folder of videos, searched with its subfolders; default: the synthetic world')
     parser.add_argument('settings', nargs='*', metavar='name=value', help='e.g. train.batch=64 model.encoder=separate video.mask.ratio=0.95')
 
-# %% ../nbs/cli.ipynb #f33691ac
+# %% ../nbs/cli.ipynb #a9b82222
 class Parser(argparse.ArgumentParser):
     "Answers a wrong command or option in one line, with the nearest one"
     def error(self, message: str):
@@ -39,7 +40,7 @@ def told(error: Exception) -> bool:
     "Whether an error's message is meant for the user: raised by this package on purpose, or by the file system"
     return type(error).__module__.startswith('avmae_nb') or isinstance(error, (OSError, KeyboardInterrupt))
 
-# %% ../nbs/cli.ipynb #4a6ea531
+# %% ../nbs/cli.ipynb #b09fb3b6
 def describe(c: Pretrain) -> str:
     "A configuration in one line: inputs, model, length"
     shapes = ', '.join(f'{m} {"x".join(map(str, v.shape))} ({v.tokens} tokens)' for m, v in c.modalities.items())
@@ -52,7 +53,7 @@ def presets(args):
     import yaml
     print(yaml.safe_dump(preset(args.name).to_dict(), sort_keys=False), end='')
 
-# %% ../nbs/cli.ipynb #8abac9dc
+# %% ../nbs/cli.ipynb #c6b64cf8
 SUFFIXES = ('.mp4', '.webm', '.mkv', '.mov', '.avi', '.m4v', '.ogv', '.flv', '.mpg', '.wav', '.flac', '.mp3', '.ogg', '.m4a')
 
 def media_files(paths) -> list[Path]:
@@ -81,12 +82,17 @@ def inspect(args):
     print(f'{len(files)} files, {bad} cannot be read')
     return 1 if bad else 0
 
-# %% ../nbs/cli.ipynb #7fc0ace4
+# %% ../nbs/cli.ipynb #b359ddfd
 def run_folder(args, c: Pretrain) -> Path:
     "`--run`, or a new folder under runs/ named after preset and time"
     if args.run: return Path(args.run).expanduser()
     name = Path(args.config).stem if args.config else args.preset
     return Path('runs') / f'{name}-{time.strftime("%Y%m%d-%H%M%S")}'
+
+class StartingPoint:
+    "Evaluates an untrained model, so that the log says where a run came from"
+    def before_fit(self, learner):
+        if learner.steps_done == 0 and learner.evaluate: learner.call('after_eval', 0, learner.evaluate(learner))
 
 def train(args):
     "Pre-train; returns when the run is finished or was interrupted"
@@ -96,17 +102,70 @@ def train(args):
     if args.device: require(args.device)
     run = None if args.fast else run_folder(args, c)
     print(f'{describe(c)}\nrun folder: {run or "none, --fast writes nothing"}', flush=True)
-    learner = pretrain(c, run, fast=args.fast)
-    learner.fit()
+    learner = pretrain(c, run, [StartingPoint()], fast=args.fast).fit()
     if learner.stopped: return 130
     print(f'finished; to look at it: avmae show {run}' if run else 'it runs')
 
-# %% ../nbs/cli.ipynb #69f3577c
+# %% ../nbs/cli.ipynb #f3d0d6ed
+def _before_after(rows: list[dict], modalities) -> str:
+    "The loss on held-out clips at the first and last evaluation of a log"
+    found = [r for r in rows if 'eval/loss' in r]
+    if not found: return 'no evaluation was logged'
+    first, last = found[0], found[-1]
+    lines = [f'{"loss on held-out clips":<25}{"step " + str(first["step"]):>12}{"step " + str(last["step"]):>12}']
+    for name, key in [('total', 'eval/loss'), *((m, f'eval/loss/{m}') for m in modalities)]: lines.append(f'{name:<25}{first[key]:>12.4f}{last[key]:>12.4f}')
+    return '\n'.join(lines)
+
+def _places(run: Path, paths: dict) -> str:
+    "Where everything is"
+    from avmae_nb.train.checkpoint import saved_steps
+    rows = [('pictures', f'{paths["picture"]}, {run/"pictures"/"loss.png"}'), ('with players', paths['page']),
+            ('sounds', f'{run/"sounds"}/*.wav (inverted from spectrograms, approximate)'), ('checkpoint', run/'checkpoints'/str(max(saved_steps(run), default=0))),
+            ('log', run/'log.jsonl'), ('in Python', f"from avmae_nb.train.pretrain import load; model, config = load({str(run)!r})")]
+    return '\n'.join(f'{name:<14}{value}' for name, value in rows if name != 'sounds' or (run/'sounds').is_dir())
+
+def report(run, clips: int | None = None) -> str:  # held-out clips; default: as in training
+    "Evaluate a run's model, write pictures and sounds into its folder, and say what was learned; kept in `summary.txt` too"
+    from avmae_nb.devices import compilation_cache
+    from avmae_nb.data.loader import eval_batches
+    from avmae_nb.data.sources import open_source
+    from avmae_nb.train.callbacks import read_log
+    from avmae_nb.train.evaluate import cross_modal_gain, masked_error
+    from avmae_nb.train.pretrain import load
+    from avmae_nb.view.curves import plot_loss
+    from avmae_nb.view.results import write_results
+    compilation_cache()
+    run, (model, c) = Path(run), load(run)
+    source, count = open_source(c.data, 'eval'), clips or c.train.eval_clips or 64
+    batches = list(eval_batches(source, c.replace(**{'train.batch': min(c.train.batch, count)}), count))
+    paths = write_results(model, batches[0], c, run, source=source)
+    plot_loss(run).save(run/'pictures'/'loss.png')
+    parts = [_before_after(read_log(run), c.modalities), repr(masked_error(model, batches, c))]
+    if len(c.modalities) > 1: parts.append(repr(cross_modal_gain(model, batches, c)))
+    text = '\n\n'.join([*parts, _places(run, paths)])
+    (run/'summary.txt').write_text(text + '\n')
+    return text
+
+def show(args):
+    "Say what a run learned"
+    print(report(args.run, args.clips))
+
+def demo(args):
+    "The main job: pre-train a tiny model on the synthetic world, then say what it learned"
+    from avmae_nb.train.pretrain import pretrain
+    c, run = preset('tiny').override(*args.settings), Path(args.run)
+    print(f'Pre-training on struck objects whose sound goes with what is seen; {c.video.mask.ratio:.0%} of the video and {c.audio.mask.ratio:.0%} of the sound are hidden.\n{describe(c)}', flush=True)
+    learner = pretrain(c, run, [StartingPoint()]).fit()
+    if learner.stopped: return 130
+    print(f'\nWhat was learned\n\n{report(run)}')
+
+# %% ../nbs/cli.ipynb #fc8affbd
 EXAMPLES = """examples:
   avmae demo                                                  the synthetic world, a tiny model, some minutes on two cores
   avmae pretrain --data ~/videos --run runs/mine train.epochs=20
   avmae pretrain --preset vggsound --run runs/vgg --device tpu data.source=folder data.path=/data/vggsound
   avmae pretrain --config runs/mine/config.yaml --run runs/again train.seed=1
+  avmae show runs/mine                                        losses, error against baselines, pictures, sounds
   avmae presets vggsound > mine.yaml                          a file to edit, then: avmae pretrain --config mine.yaml
   avmae inspect ~/videos                                      which files can be decoded, what is in them
 """
@@ -127,6 +186,12 @@ def parser() -> Parser:
     p.add_argument('--run', metavar='FOLDER', help='where configuration, log and checkpoints go (default: a new one under runs/)')
     p.add_argument('--device', choices=('cpu', 'gpu', 'tpu'), help='stop unless JAX runs on this')
     p.add_argument('--fast', action='store_true', help='a few steps of everything, nothing written: does it run at all?')
+    p = _sub(commands, 'demo', demo, 'pre-train a tiny model on the synthetic world and say what it learned')
+    p.add_argument('--run', metavar='FOLDER', default='runs/demo', help='default: runs/demo')
+    p.add_argument('settings', nargs='*', metavar='name=value')
+    p = _sub(commands, 'show', show, 'what a run learned: losses, error against baselines, pictures, sounds')
+    p.add_argument('run', metavar='FOLDER')
+    p.add_argument('--clips', type=int, help='held-out clips to evaluate (default: as in training)')
     p = _sub(commands, 'presets', presets, 'list the presets, or print one as a configuration file')
     p.add_argument('name', nargs='?', help='its name')
     p = _sub(commands, 'inspect', inspect, 'what media files hold, and whether they can be decoded')

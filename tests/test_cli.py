@@ -74,3 +74,32 @@ def test_help_is_quick():
     "Neither JAX nor a decoder is imported before it is needed"
     code = 'import sys, avmae_nb.cli; print([m for m in ("jax", "flax", "av", "librosa", "matplotlib", "grain") if m in sys.modules])'
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout.strip() == '[]'
+
+SMALL = ['video.frames=4', 'video.size=16', 'video.short_side=16', 'audio.seconds=0.32', 'audio.logmel.bins=32', 'data.clips=32', 'train.steps=4', 'train.batch=4', 'train.eval_clips=4',
+         'model.encoder_stack={width: 16, layers: 2, heads: 2, mlp: 32}', 'model.decoder_stack={width: 16, layers: 1, heads: 2, mlp: 32}']
+
+def test_demo_says_what_was_learned(capsys, tmp_path):
+    code, out, _ = run(capsys, 'demo', '--run', tmp_path / 'run', *SMALL)
+    assert code == 0
+    for words in ('loss on held-out clips', 'step 0', 'step 4', 'mean patch', 'nearest in time', 'withheld', 'results.png', 'checkpoint'): assert words in out
+    assert (tmp_path / 'run/pictures/results.png').stat().st_size > 1000 and list((tmp_path / 'run/sounds').glob('*.wav')) and (tmp_path / 'run/summary.txt').exists()
+    code, out, _ = run(capsys, 'demo', '--run', tmp_path / 'run', *SMALL)   # finished already: says the same again
+    assert code == 0 and 'going on from step 4' in out and 'mean patch' in out
+    code, _, err = run(capsys, 'demo', '--run', tmp_path / 'run', *SMALL, 'train.batch=8')
+    assert code == 2 and 'train.batch: 4 in the run, 8 now' in err
+
+def test_show_without_checkpoint(capsys, tmp_path):
+    preset('tiny').save(tmp_path / 'config.yaml')
+    code, _, err = run(capsys, 'show', tmp_path)
+    assert code == 2 and 'no checkpoint' in err
+
+def test_fast_writes_nothing(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run(capsys, 'pretrain', '--fast', *SMALL)
+    assert code == 0 and 'it runs' in out and not list(tmp_path.iterdir())
+
+def test_pretrain_on_a_folder(capsys, tmp_path):
+    code, out, _ = run(capsys, 'pretrain', '--data', CLIPS, '--run', tmp_path / 'run', *SMALL, 'train.batch=2', 'train.eval_clips=2')
+    assert code == 0 and 'finished' in out and (tmp_path / 'run/config.yaml').exists()
+    code, out, _ = run(capsys, 'show', tmp_path / 'run', '--clips', '2')
+    assert code == 0 and 'mean patch' in out

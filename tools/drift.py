@@ -13,7 +13,7 @@ def copy(folder):
     "Notebooks and settings, and the package without what is generated"
     for name in ('settings.ini', 'setup.py', 'index.ipynb'):
         if (ROOT / name).exists(): shutil.copy(ROOT / name, folder / name)
-    shutil.copytree(ROOT / 'nbs', folder / 'nbs', symlinks=True, ignore=shutil.ignore_patterns('.ipynb_checkpoints', '_proc'))
+    shutil.copytree(ROOT / 'nbs', folder / 'nbs', symlinks=True, ignore=shutil.ignore_patterns('.ipynb_checkpoints', '_proc', 'runs'))
     (folder / 'avmae_nb').mkdir()
 
 def differing(here, there, why):

@@ -6,14 +6,14 @@
 __all__ = ['FREE', 'LIBRARIES', 'METRIC', 'RunError', 'run_lock', 'differences', 'check_same', 'saved_steps', 'library_versions',
            'open_run', 'CheckpointError', 'Checkpoints', 'read_metric', 'read_meta', 'abstract_tree', 'read_items']
 
-# %% ../../nbs/train/01_checkpoint.ipynb #e753dfbe
+# %% ../../nbs/train/01_checkpoint.ipynb #be9f0fbc
 import contextlib, errno, importlib.metadata, json, logging, os, platform, re, shutil, socket, time
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 from fastcore.basics import patch
 from ..config import Config, ConfigError, Pretrain
 
-# %% ../../nbs/train/01_checkpoint.ipynb #2e87793d
+# %% ../../nbs/train/01_checkpoint.ipynb #677f64a4
 class RunError(RuntimeError):
     "A run folder that cannot be used; the message says why and how to mend it"
 
@@ -38,7 +38,7 @@ def run_lock(run):
         file.flush()
         yield
 
-# %% ../../nbs/train/01_checkpoint.ipynb #57ca5383
+# %% ../../nbs/train/01_checkpoint.ipynb #596efa51
 FREE = {'data.workers', 'data.prefetch', 'data.path', 'model.remat', 'optim.accumulate',
         *(f'train.{n}' for n in ('log_every', 'eval_every', 'eval_clips', 'checkpoint_every', 'keep', 'fsdp', 'nan_limit', 'log_to'))}
 
@@ -69,7 +69,7 @@ def saved_steps(run) -> list[int]:
     folder = Path(run)/'checkpoints'
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and p.is_dir()) if folder.is_dir() else []
 
-# %% ../../nbs/train/01_checkpoint.ipynb #6187fdfe
+# %% ../../nbs/train/01_checkpoint.ipynb #7f77b0a3
 LIBRARIES = ('avmae_nb', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy', 'av', 'librosa')
 
 def library_versions() -> dict[str, str]:
@@ -92,7 +92,7 @@ def open_run(run, config: Config) -> Path:
     except OSError as e: raise RunError(f'cannot write in the run folder {run}: {e.strerror}') from None
     return run
 
-# %% ../../nbs/train/01_checkpoint.ipynb #1ebb9f03
+# %% ../../nbs/train/01_checkpoint.ipynb #0ef60be9
 METRIC = 'eval/loss'   # the best checkpoint has the lowest
 
 class CheckpointError(RuntimeError):
@@ -114,7 +114,7 @@ def _manager(folder: Path, keep: int):
                                            preservation_policy=AnyPreservationPolicy([LatestN(max(1, keep)), best]))
     return ocp.CheckpointManager(folder.resolve(), options=options)
 
-# %% ../../nbs/train/01_checkpoint.ipynb #eb178e01
+# %% ../../nbs/train/01_checkpoint.ipynb #3495ede0
 class Checkpoints:
     "The checkpoints of a run folder: `save`, `restore`, `steps`, `best`"
     def __init__(self, run, keep: int = 2):
@@ -155,7 +155,7 @@ class Checkpoints:
                 self._open.close()
             self._open = None
 
-# %% ../../nbs/train/01_checkpoint.ipynb #b4c2910c
+# %% ../../nbs/train/01_checkpoint.ipynb #71278f08
 @patch
 @contextlib.contextmanager
 def _guard(self: Checkpoints, what: str):
@@ -172,6 +172,7 @@ def _guard(self: Checkpoints, what: str):
 def _drop(self: Checkpoints):
     "Forget the manager after a failure and remove what it left half written"
     broken, self._open = self._open, None
+    logging.getLogger('asyncio').setLevel(logging.CRITICAL)   # one error is enough: the other arrays' come at exit, hundreds of lines
     if broken is not None:
         with contextlib.suppress(Exception): broken.close()
     for p in self.folder.glob('*.orbax-checkpoint-tmp*'): shutil.rmtree(p, ignore_errors=True)
@@ -186,7 +187,7 @@ def read_meta(folder) -> dict:
     try: return json.loads((Path(folder)/'meta'/'metadata').read_text())
     except (OSError, ValueError): return {}
 
-# %% ../../nbs/train/01_checkpoint.ipynb #5a8b9638
+# %% ../../nbs/train/01_checkpoint.ipynb #9a8cfeaf
 def abstract_tree(tree, sharding=None):
     "Shapes, dtypes and shardings of a tree, to restore into"
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding or getattr(x, 'sharding', None)), tree)

@@ -7,7 +7,7 @@ __all__ = ['Weights', 'Term', 'as_terms', 'total_loss', 'means', 'add_terms', 'T
            'value_and_grad', 'moving_average', 'apply_update', 'make_update', 'Settings', 'Diverged', 'stop_signals',
            'Learner']
 
-# %% ../../nbs/train/02_learner.ipynb #1cf76c14
+# %% ../../nbs/train/02_learner.ipynb #64e3ad9c
 import contextlib, itertools, signal, threading
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +22,7 @@ from ..config import ConfigError
 from .checkpoint import Checkpoints, RunError, abstract_tree, run_lock
 from .optim import Optimizer, leaf_names
 
-# %% ../../nbs/train/02_learner.ipynb #7bbca6d1
+# %% ../../nbs/train/02_learner.ipynb #26b28c0c
 class Weights:
     "How to get from a module to a nested dict of its parameters and back"
     def __init__(self, model: nnx.Module):
@@ -45,7 +45,7 @@ class Weights:
         found = dict(zip(leaf_names(params), jax.tree.leaves(params)))
         return nnx.merge(self.graph, jax.tree.unflatten(self.structure, [found[n] for n in self.names]), self.rest)
 
-# %% ../../nbs/train/02_learner.ipynb #9f1b18b2
+# %% ../../nbs/train/02_learner.ipynb #eb01641b
 class Term(NamedTuple):
     "A weighted mean, kept as its parts: `total / weight`, counted `scale` times in the loss"
     total: Any
@@ -71,7 +71,7 @@ def add_terms(terms: list[dict[str, Term]]) -> dict[str, Term]:
     "Join the terms of several batches into those of all of them"
     return {k: Term(sum(t[k].total for t in terms), sum(t[k].weight for t in terms), v.scale) for k, v in terms[0].items()}
 
-# %% ../../nbs/train/02_learner.ipynb #918f884b
+# %% ../../nbs/train/02_learner.ipynb #62705b29
 class TrainState(NamedTuple):
     "All that changes during training"
     step: Any            # batches used
@@ -111,7 +111,7 @@ def value_and_grad(terms_of, params, batch, key, n: int = 1):
     terms = {k: Term(t.sum(), weights[k], scales[k]) for k, t in totals.items()}
     return total_loss(terms), terms, grads
 
-# %% ../../nbs/train/02_learner.ipynb #ad82d498
+# %% ../../nbs/train/02_learner.ipynb #2a7d2b59
 def moving_average(ema, params, decay: float, step):
     "`ema <- d ema + (1 - d) params`, with a smaller d in the first steps so that the start is forgotten"
     d = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
@@ -134,12 +134,12 @@ def make_update(weights: Weights, objective, optimizer: Optimizer, seed: int):
         key, draw = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
         terms_of = lambda params, batch, key: as_terms(objective(weights.merge(params), batch, key, progress))
         loss, terms, grads = value_and_grad(terms_of, state.params, prepare(batch, draw, progress), key, optimizer.accumulate)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         new = apply_update(state, grads, optimizer, jnp.isfinite(loss) & jnp.isfinite(norm))
         return new, {**means(terms), 'loss': loss, 'gradient_norm': norm, 'learning_rate': optimizer.schedule(state.step), 'skipped': new.skipped, 'skipped_in_row': new.in_row}
     return update
 
-# %% ../../nbs/train/02_learner.ipynb #be42b128
+# %% ../../nbs/train/02_learner.ipynb #00aa7732
 @dataclass(frozen=True)
 class Settings:
     "What the loop needs beside model, objective, optimiser and data"
@@ -164,7 +164,7 @@ def stop_signals(learner):
     finally:
         for s, h in before.items(): signal.signal(s, h if h is not None else signal.SIG_DFL)
 
-# %% ../../nbs/train/02_learner.ipynb #78c0c268
+# %% ../../nbs/train/02_learner.ipynb #5470617f
 class Learner:
     "Trains `model` on `objective`: `step(batch)`, `loop(steps)`, `fit()`"
     def __init__(self, model: nnx.Module, objective, optimizer: Optimizer,
@@ -227,7 +227,7 @@ class Learner:
                 if self._stop(): break
         self.flush()
 
-# %% ../../nbs/train/02_learner.ipynb #bf8f0503
+# %% ../../nbs/train/02_learner.ipynb #a2b7483d
 @patch
 def flush(self: Learner):
     "Hand the metrics of the last finished step to the callbacks"
@@ -289,7 +289,7 @@ def _check_position(self: Learner):
     if steps and steps[-1] > self.steps_done:
         raise RunError(f'{self.run} has moved on to step {steps[-1]} while this learner is at step {self.steps_done}: make the learner again to take up the run')
 
-# %% ../../nbs/train/02_learner.ipynb #e7035632
+# %% ../../nbs/train/02_learner.ipynb #3991d186
 @patch
 def items(self: Learner) -> dict:
     "The state as named trees, as a checkpoint holds them"

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['warmup_cosine', 'leaf_names', 'kernels', 'decay_after_update', 'Optimizer', 'optimizer', 'constant_optimizer']
 
-# %% ../../nbs/train/00_optim.ipynb #32a3740d
+# %% ../../nbs/train/00_optim.ipynb #de13be45
 from typing import Callable, NamedTuple
 import jax, jax.numpy as jnp, optax
 from jaxtyping import Array, Float
 from ..config import ConfigError, Optim
 
-# %% ../../nbs/train/00_optim.ipynb #1fab7174
+# %% ../../nbs/train/00_optim.ipynb #7882d0a4
 def warmup_cosine(peak: float,   # learning rate after the warm-up
                   warmup: float,   # steps, may be fractional
                   steps: int,   # of the whole run
@@ -26,7 +26,7 @@ def warmup_cosine(peak: float,   # learning rate after the warm-up
         return peak * up * (0.5 * (1 + jnp.cos(jnp.pi * p)) if kind == 'cosine' else 1.0)
     return schedule
 
-# %% ../../nbs/train/00_optim.ipynb #f97553b3
+# %% ../../nbs/train/00_optim.ipynb #48113486
 def leaf_names(tree) -> list[str]:
     "The path of every leaf, e.g. `encoder.mlp.kernel`, in the order of `jax.tree.leaves`"
     name = lambda k: str(getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k))))
@@ -37,7 +37,7 @@ def kernels(params):
     "A tree of bools: the leaves that weight decay applies to"
     return jax.tree.unflatten(jax.tree.structure(params), [n.split('.')[-1] == 'kernel' for n in leaf_names(params)])
 
-# %% ../../nbs/train/00_optim.ipynb #a9a08da6
+# %% ../../nbs/train/00_optim.ipynb #322bcc98
 def decay_after_update(schedule: Callable, decay: float) -> optax.GradientTransformation:
     "Turns finished updates u into those that give `(1 - lr*decay) (w + u)` on kernels (released form, METHOD section 12)"
     def update(updates, state, params=None):
@@ -46,7 +46,7 @@ def decay_after_update(schedule: Callable, decay: float) -> optax.GradientTransf
         return updates, optax.ScaleByScheduleState(optax.safe_increment(state.count))
     return optax.GradientTransformation(lambda params: optax.ScaleByScheduleState(jnp.zeros([], jnp.int32)), update)
 
-# %% ../../nbs/train/00_optim.ipynb #0c8b40ac
+# %% ../../nbs/train/00_optim.ipynb #dc52d5ee
 class Optimizer(NamedTuple):
     "An `optax.GradientTransformation` that knows its schedule and length"
     init: Callable

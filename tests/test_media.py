@@ -4,8 +4,9 @@ from fractions import Fraction
 from pathlib import Path
 
 import av, numpy as np, pytest
-from avmae_nb.data import media
-from avmae_nb.data.media import MAX_PIXELS, Clip, MediaError, MediaInfo, Request, probe, read_clip
+from avmae_nb.data import container, media
+from avmae_nb.data.container import MAX_PIXELS, MediaError, MediaInfo, probe
+from avmae_nb.data.media import Clip, Request, read_clip
 from avmae_nb.data.write import write_clip
 
 CLIPS = Path(media.__file__).parent.parent / 'clips'
@@ -318,6 +319,16 @@ def test_truncated_streams(tmp_path, name, codecs):
     clip = read_clip(broken(tmp_path, name, data[:len(data) // 2]), Request(16, 0.1, None, 3.9))
     assert clip.video.shape[0] == 16 and len(clip.audio) == 62400 and clip.duration < 3.0 and ('truncated' in clip.flags or name == 'a.ts')
 
+def test_truncated_long_file(tmp_path):
+    rng = np.random.default_rng(0)
+    data = write_clip(tmp_path / 'a.mkv', rng.integers(0, 256, (200, 16, 16, 3), np.uint8), 0.1 * rng.normal(size=100 * 16000), fps=2.0, codecs=('libx264', 'flac')).read_bytes()
+    assert probe(tmp_path / 'a.mkv').duration == pytest.approx(100, abs=0.5)
+    path = broken(tmp_path, 'b.mkv', data[:len(data) // 2])
+    info = probe(path)
+    assert info.truncated and 30 < info.duration < 70 and info.declared == pytest.approx(100, abs=0.5)
+    clip = read_clip(path, Request(4, 0.5, None, 2.0), start=90.0, info=info)
+    assert clip.start < info.duration and 'truncated' in clip.flags and np.abs(clip.audio).max() > 0.1
+
 def test_one_modality_is_none(tmp_path):
     clip = read_clip(write_clip(tmp_path / 'a.mp4', None, clicks(16000)))
     assert clip.video is None and len(clip.audio) == 128000 and 'no_picture' in clip.flags
@@ -366,7 +377,7 @@ def test_unknown_duration(tmp_path):
 def test_absurd_sizes_are_refused(tmp_path, monkeypatch):
     path = write_clip(tmp_path / 'a.mp4', grey(5))
     with pytest.raises(MediaError, match='need more than 1024 MiB; ask for a smaller short_side'): read_clip(path, Request(64, 0.04, 4000, 0.0))
-    monkeypatch.setattr(media, 'MAX_PIXELS', 1000)
+    monkeypatch.setattr(container, 'MAX_PIXELS', 1000)
     with pytest.raises(MediaError, match='a picture of 64x48 is more than the 1,000 pixels'): read_clip(path)
     assert MAX_PIXELS >= 7680 * 4320
 

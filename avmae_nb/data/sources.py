@@ -7,15 +7,16 @@ __all__ = ['SPLITS', 'SOURCES', 'BUILT_IN', 'HELD_OUT', 'COLUMNS', 'EVAL_SPLITS'
            'fingerprint', 'source', 'open_source', 'Item', 'Files', 'list_folder', 'hold_out', 'read_labels',
            'check_decodable', 'open_files', 'folder', 'clips_folder', 'clips']
 
-# %% ../../nbs/data/03_sources.ipynb #d9fb5f78
+# %% ../../nbs/data/03_sources.ipynb #fb475c10
 import collections, csv, dataclasses, hashlib, importlib, io, os, unicodedata, warnings
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 from ..config import ConfigError, Data, nearest
-from .media import SOUND_EXTENSIONS, VIDEO_EXTENSIONS, Clip, MediaError, MediaInfo, Request, probe, read_clip
+from .container import SOUND_EXTENSIONS, VIDEO_EXTENSIONS, MediaError, MediaInfo, probe
+from .media import Clip, Request, read_clip
 
-# %% ../../nbs/data/03_sources.ipynb #69b526d4
+# %% ../../nbs/data/03_sources.ipynb #c9596762
 def draw_start(duration: float | None, request: Request, rng: np.random.Generator) -> float:
     "A training window: start in seconds, uniform over `[0, duration - span)`; 0 for clips that are shorter or of unknown duration"
     room = (duration or 0.0) - request.span
@@ -26,7 +27,7 @@ def view_start(duration: float | None, request: Request, view: int = 0, views: i
     if views == 1: return max(0.0, ((duration or 0.0) - request.longest) / 2)
     return max(0.0, (duration or 0.0) - request.span) * view / (views - 1)
 
-# %% ../../nbs/data/03_sources.ipynb #c5203f82
+# %% ../../nbs/data/03_sources.ipynb #17af34dd
 class Source:
     "A random-access sequence of clips. Subclasses give `__len__`, `name`, `load`, and, where they know them, `label`, `classes`, `duration`; they must pickle, since workers get a copy"
     classes: list[str] | None = None   # names of the labels
@@ -51,7 +52,7 @@ def fingerprint(*parts) -> str:
     "Short hash of anything that prints the same each time"
     return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
 
-# %% ../../nbs/data/03_sources.ipynb #bfd2f1e5
+# %% ../../nbs/data/03_sources.ipynb #3ea13b7d
 SPLITS = ('train', 'eval', 'all')
 SOURCES = {}
 BUILT_IN = {'synthetic': 'avmae_nb.data.synthetic'}   # registered when its module is imported, which happens on demand
@@ -71,7 +72,7 @@ def open_source(data: Data, split: str | None = None) -> Source:
     if data.source not in SOURCES: raise ConfigError(f'no source {data.source!r}: {nearest(data.source, [*SOURCES, *(b for b in BUILT_IN if b not in SOURCES)])}; another one registers itself with @source({data.source!r})')
     return SOURCES[data.source](data, split)
 
-# %% ../../nbs/data/03_sources.ipynb #cce45e74
+# %% ../../nbs/data/03_sources.ipynb #7a1e4955
 class Item(NamedTuple):
     "One clip: a file below the source's folder, or the seconds `begin` to `end` of it"
     file: str
@@ -93,8 +94,9 @@ class Files(Source):
     def label(self, i): return self.items[i].label
     def info(self, i: int) -> MediaInfo:
         "What the file holds; each is looked into once"
-        if i not in self._infos: self._infos[i] = probe(self.path(i))
-        return self._infos[i]
+        file = self.items[i].file
+        if file not in self._infos: self._infos[file] = probe(self.path(i))
+        return self._infos[file]
     def duration(self, i):
         item, whole = self.items[i], self.info(i).duration
         return max(0.0, min(whole, item.end if item.end is not None else whole) - item.begin)
@@ -105,7 +107,7 @@ class Files(Source):
         return dataclasses.replace(clip, name=self.name(i), label=item.label, duration=self.duration(i))
     def digest(self): return fingerprint(self.items, self.classes)
 
-# %% ../../nbs/data/03_sources.ipynb #808b1375
+# %% ../../nbs/data/03_sources.ipynb #165bf7f7
 def _scan(root):
     "(files with a known extension, Counter of the other extensions, folders that could not be read), names relative to `root`, sorted"
     files, other, closed, seen, stack = [], collections.Counter(), [], set(), ['']
@@ -142,7 +144,7 @@ def list_folder(root) -> tuple[list[str], tuple[str, ...]]:
     if not files: raise ConfigError(f'{root}: no video or sound in it' + (f' (found {skipped})' if other else ': it is empty') + f'. Known extensions: {" ".join(sorted(VIDEO_EXTENSIONS | SOUND_EXTENSIONS))}')
     return files, (f'{sum(other.values())} files with other extensions were skipped: {skipped}',) * bool(other) + (f'{len(closed)} folders cannot be read and were skipped: {", ".join(closed[:5])}',) * bool(closed)
 
-# %% ../../nbs/data/03_sources.ipynb #0f54cd34
+# %% ../../nbs/data/03_sources.ipynb #136da1ea
 HELD_OUT = 0.1            # share of clips for evaluation
 
 def _hash(name) -> float:
@@ -158,7 +160,7 @@ def hold_out(names: list[str], split: str) -> tuple[list[int], tuple[str, ...]]:
     limit = max(HELD_OUT, min(hashes) + 1e-12)   # at least one
     return [i for i, h in enumerate(hashes) if (h < limit) == (split == 'eval')], ()
 
-# %% ../../nbs/data/03_sources.ipynb #0303524d
+# %% ../../nbs/data/03_sources.ipynb #6e2d51a5
 COLUMNS = {'file': ('file', 'path', 'filename', 'video', 'clip'), 'label': ('label', 'class', 'category'), 'split': ('split', 'subset'),
            'begin': ('start', 'begin', 'start_seconds'), 'end': ('end', 'stop', 'end_seconds')}   # names that a header may use
 EVAL_SPLITS = {'eval', 'test', 'val', 'valid', 'validation'}
@@ -190,7 +192,7 @@ def read_labels(path) -> list[dict]:
     if not rows: raise ConfigError(f'{path}: a header and no rows')
     return rows
 
-# %% ../../nbs/data/03_sources.ipynb #cd6043b2
+# %% ../../nbs/data/03_sources.ipynb #81948e1f
 def _from_csv(path, files):
     "(name for the split, label text, item, split) for every row whose file is there, and notes"
     rows, known = read_labels(path), {unicodedata.normalize('NFC', f): f for f in files}
@@ -226,7 +228,7 @@ def _splits(rows, names, split):
     if not chosen: raise ConfigError(f'no clip of the split {split!r}: the split column holds {sorted({r.get("split", "") for r, _ in rows})}; for evaluation write one of {", ".join(sorted(EVAL_SPLITS))}')
     return chosen, ()
 
-# %% ../../nbs/data/03_sources.ipynb #36379f0d
+# %% ../../nbs/data/03_sources.ipynb #d8991673
 TRIES = 1000              # files that are opened before a folder is given up
 
 def _only(chosen, names, limit):
@@ -259,7 +261,7 @@ def folder(data: Data, split: str) -> Files:
     if not data.path: raise ConfigError("Data(source='folder') wants path='the/folder'")
     return open_files(os.path.expanduser(data.path), data, split)
 
-# %% ../../nbs/data/03_sources.ipynb #e9566a21
+# %% ../../nbs/data/03_sources.ipynb #0f534795
 def clips_folder() -> Path:
     "The folder of the two real clips that come with the package"
     return Path(importlib.import_module('avmae_nb').__file__).resolve().parent / 'clips'

@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['write_clip']
 
-# %% ../../nbs/data/05_write.ipynb #62fba18c
-import itertools
+# %% ../../nbs/data/05_write.ipynb #896f47ea
+import heapq, itertools
 from fractions import Fraction
 from pathlib import Path
 import av, numpy as np
 
-# %% ../../nbs/data/05_write.ipynb #4bfe66a6
-def _encode(container, stream, frames):
-    "Encode frames that carry their own timestamps, then flush"
-    for frame in itertools.chain(frames, [None]): container.mux(stream.encode(frame))
+# %% ../../nbs/data/05_write.ipynb #e3e9a500
+def _encode(container, tracks):
+    "Encode frames of (stream, frames) pairs in the order of their timestamps, then flush"
+    for frame, stream in heapq.merge(*(zip(frames, itertools.repeat(s)) for s, frames in tracks), key=lambda p: p[0].pts * p[0].time_base): container.mux(stream.encode(frame))
+    for stream, _ in tracks: container.mux(stream.encode(None))
 
 def _sound_frames(wave, rate, late=0.0, size=1024):
     "Audio frames of `size` samples from a [channels, samples] wave, the first at `late` seconds"
@@ -36,14 +37,14 @@ def write_clip(path, video=None, audio=None, fps=25.0, rate: int = 16000, **how)
     codecs = how.get('codecs', ('libx264', 'aac'))
     exact = {'movie_timescale': str(rate)} if Path(path).suffix in ('.mp4', '.m4a', '.mov') else {}   # or a late start is rounded to milliseconds
     with av.open(str(path), 'w', container_options=exact) as out:
+        wave, tracks = None if audio is None else np.atleast_2d(np.asarray(audio, np.float32)), []
         v = out.add_stream(codecs[0], rate=Fraction(fps).limit_denominator(1001), options=how.get('options', {})) if video is not None else None
-        wave = None if audio is None else np.atleast_2d(np.asarray(audio, np.float32))
         a = out.add_stream(codecs[1], rate=rate, layout={1: 'mono', 2: 'stereo', 6: '5.1'}[len(wave)]) if wave is not None else None
         if v:
             tick = 1 / v.codec_context.rate if Path(path).suffix == '.avi' else Fraction(1, 60000)   # avi knows only a fixed rate; 60000 divides evenly by all usual ones
             v.height, v.width, v.pix_fmt, v.codec_context.time_base = *video.shape[1:3], 'yuv420p', tick
             if how.get('rotation'): v.set_display_rotation(how['rotation'])
-            times = how.get('times', np.arange(len(video)) / fps)
-            _encode(out, v, _picture_frames(video, times, tick))
-        if a: _encode(out, a, _sound_frames(wave, rate, how.get('late', 0.0)))
+            tracks.append((v, _picture_frames(video, how.get('times', np.arange(len(video)) / fps), tick)))
+        if a: tracks.append((a, _sound_frames(wave, rate, how.get('late', 0.0))))
+        _encode(out, tracks)
     return Path(path)

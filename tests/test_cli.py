@@ -103,3 +103,7 @@ def test_pretrain_on_a_folder(capsys, tmp_path):
     assert code == 0 and 'finished' in out and (tmp_path / 'run/config.yaml').exists()
     code, out, _ = run(capsys, 'show', tmp_path / 'run', '--clips', '2')
     assert code == 0 and 'mean patch' in out
+
+def test_check(capsys, tmp_path):
+    code, out, _ = run(capsys, 'check', '--save', tmp_path / 'check.html', *SMALL)
+    assert code == 0 and 'clips' in out and (tmp_path / 'check.html').stat().st_size > 1000

@@ -91,3 +91,8 @@ def test_committed_files_name_no_machine():
     files = subprocess.run(['git', 'ls-files', '*.py', '*.md', '*.ini', '*.yml', '*.toml', 'Makefile', '.ci/run'], cwd=ROOT, capture_output=True, text=True).stdout.split()
     found = [f for f in files if (ROOT / f).exists() and Path(f).parts[0] != 'tests' and re.search(r'/(?:home|Users|root|work)/\w', (ROOT / f).read_text(encoding='utf-8'))]
     assert not found
+
+def test_links_of_the_front_page_resolve():
+    text = (ROOT / 'README.md').read_text(encoding='utf-8')
+    local = [t for t in re.findall(r'\]\(([^)#]+)\)', text) if '://' not in t]
+    assert local and not [t for t in local if not (ROOT / t).exists()]

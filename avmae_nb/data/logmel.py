@@ -6,13 +6,13 @@
 __all__ = ['hz_to_mel', 'mel_to_hz', 'hz_of_bin', 'mel_filters', 'frames_of', 'logmel', 'logmel_jax', 'plot_logmel', 'normalise',
            'denormalise', 'statistics', 'mel_to_magnitude', 'invert']
 
-# %% ../../nbs/data/01_logmel.ipynb #ec803dcc
+# %% ../../nbs/data/01_logmel.ipynb #64ab18a5
 import functools
 import jax, jax.numpy as jnp, numpy as np, scipy.fft
 from jaxtyping import Array, Float
 from ..config import LogMel
 
-# %% ../../nbs/data/01_logmel.ipynb #28991867
+# %% ../../nbs/data/01_logmel.ipynb #9e70597a
 def hz_to_mel(hz, scale: str = 'slaney'):
     "Mel of a frequency: `htk` is logarithmic throughout, `slaney` linear up to 1 kHz"
     hz = np.asarray(hz, np.float64)
@@ -44,7 +44,7 @@ def mel_filters(c: LogMel = LogMel()) -> Float[np.ndarray, "bins freqs"]:
     triangles.setflags(write=False)   # it is cached
     return triangles
 
-# %% ../../nbs/data/01_logmel.ipynb #048b4995
+# %% ../../nbs/data/01_logmel.ipynb #10a4d53b
 @functools.lru_cache(maxsize=8)
 def _window(c: LogMel):
     "Periodic Hamming window"
@@ -74,7 +74,7 @@ def logmel_jax(wave: Float[Array, "... samples"], c: LogMel = LogMel()) -> Float
     mel = jnp.einsum('...tf,mf->...tm', spectrum ** c.power, mel_filters(c), precision=jax.lax.Precision.HIGHEST)
     return jnp.log(mel + c.offset)
 
-# %% ../../nbs/data/01_logmel.ipynb #1ba3ad2d
+# %% ../../nbs/data/01_logmel.ipynb #99f6dc7f
 def plot_logmel(x: Float[np.ndarray, "time bins"], c: LogMel = LogMel(), ax=None, **how):
     "Draw a spectrogram with seconds to the right and Hz upwards; `how` goes to `imshow`"
     import matplotlib.pyplot as plt
@@ -84,7 +84,7 @@ def plot_logmel(x: Float[np.ndarray, "time bins"], c: LogMel = LogMel(), ax=None
     ax.set(xlabel='seconds', ylabel='Hz', yticks=np.interp(marks, hz_of_bin(c), np.arange(c.bins)), yticklabels=marks)
     return ax
 
-# %% ../../nbs/data/01_logmel.ipynb #96136378
+# %% ../../nbs/data/01_logmel.ipynb #31e575ef
 def normalise(x, c: LogMel): return (x - c.mean) / c.std
 
 def denormalise(x, c: LogMel): return x * c.std + c.mean
@@ -95,7 +95,7 @@ def statistics(spectrograms) -> tuple[float, float]:
     mean = sums[1] / sums[0]
     return float(mean), float(np.sqrt(max(sums[2] / sums[0] - mean ** 2, 0.0)))
 
-# %% ../../nbs/data/01_logmel.ipynb #f138fec5
+# %% ../../nbs/data/01_logmel.ipynb #51ac4925
 def mel_to_magnitude(x: Float[np.ndarray, "time bins"], c: LogMel = LogMel(), iterations: int = 60) -> Float[np.ndarray, "freqs time"]:
     "Non-negative least squares by multiplicative updates from the transposed filters: the magnitudes whose mel energies are closest"
     energy = np.maximum(np.exp(np.asarray(x, np.float64)) - c.offset, 0).T
@@ -108,6 +108,6 @@ def invert(x: Float[np.ndarray, "time bins"], c: LogMel = LogMel(), iterations: 
     "Sound whose log-mel spectrogram is about `x` (not normalised: see `denormalise`); Griffin-Lim, so the phase is made up. Takes about a second for 8 s"
     from librosa import griffinlim
     magnitude = mel_to_magnitude(np.clip(x, np.log(c.offset), 20.0), c)
-    wave = griffinlim(magnitude, n_iter=iterations, hop_length=c.hop, win_length=c.window, n_fft=c.fft, window='hamming', center=False, random_state=0)
+    wave = griffinlim(magnitude, n_iter=iterations, hop_length=c.hop, win_length=c.window, n_fft=c.fft, window='hamming', center=False, init=None)
     front, samples = (c.fft - c.window) // 2, len(x) * c.hop
     return np.pad(wave[front:front + samples], (0, max(0, samples - len(wave[front:])))).astype(np.float32)

@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['AVMAE', 'Frozen', 'Reconstruction', 'reconstruct']
 
-# %% ../../nbs/model/07_mae.ipynb #99a69b7e
-from typing import NamedTuple
+# %% ../../nbs/model/07_mae.ipynb #34e7c8a6
 import jax, jax.numpy as jnp, numpy as np
-from flax import nnx
+from flax import nnx, struct
 from jaxtyping import Array, Bool, Float
 from ..config import ConfigError, Modality, Model
 from .decoders import Decoder
@@ -18,7 +17,7 @@ from .masking import Masking, all_visible, make_masks
 from .patching import embedding, grid_of, patchify, put_back, take, unpatchify, with_channels
 from .positions import positions
 
-# %% ../../nbs/model/07_mae.ipynb #3f9ad1a1
+# %% ../../nbs/model/07_mae.ipynb #3d733711
 class AVMAE(nnx.Module):
     "Audiovisual masked autoencoder (paper section 3). Parameters are float32; `model.dtype` is that of the computation"
     def __init__(self, model: Model, modalities: dict[str, Modality], rngs: nnx.Rngs):
@@ -67,15 +66,16 @@ class AVMAE(nnx.Module):
         "Total loss and the loss of each modality"
         return mae_loss(self(inputs, masks), self.modalities, example_mask)
 
-# %% ../../nbs/model/07_mae.ipynb #7279fc53
+# %% ../../nbs/model/07_mae.ipynb #d20e03b7
 class Frozen(dict):
     "A dict of constants: hashable, so that a module may carry it through jit"
     def __hash__(self): return hash(tuple(self.items()))
     def _refuse(self, *args, **kw): raise TypeError('this dict is constant')
     __setitem__ = __delitem__ = update = pop = clear = setdefault = _refuse
 
-# %% ../../nbs/model/07_mae.ipynb #26f12a67
-class Reconstruction(NamedTuple):
+# %% ../../nbs/model/07_mae.ipynb #ca86649f
+@struct.dataclass
+class Reconstruction:
     "One modality of a batch, all arrays `[batch, *shape, channels]` in input units over the part that the patches cover"
     original: Array
     masked: Array        # hidden patches 0
@@ -84,7 +84,7 @@ class Reconstruction(NamedTuple):
     hidden: Array        # bool [batch, *grid]
     predicted: Array     # bool [batch, *grid]
     normalised: Array | None   # the raw prediction when targets were normalised
-    statistics: str      # 'pixels', or 'true patch statistics (leaks)'
+    statistics: str = struct.field(pytree_node=False)   # 'pixels', or 'true patch statistics (leaks)'
 
 def _reconstruct(out, modality: Modality, mask: Masking, x, grid, normalised: bool) -> Reconstruction:
     patches = patchify(x, modality)

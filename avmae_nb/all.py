@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/all.ipynb #3c103c8e
+# %% ../nbs/all.ipynb #1e2ab011
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
@@ -41,4 +41,5 @@ from .view.live import *
 from .view.check import *
 from .view.learner import *
 
-__all__ = [name for name in globals() if not name.startswith('_')]
+_everyday = {'source', 'folder', 'clips', 'synthetic'}   # words that a notebook wants for itself; they stay in avmae_nb.data
+__all__ = [name for name in globals() if not name.startswith('_') and name not in _everyday]

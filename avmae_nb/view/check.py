@@ -6,7 +6,7 @@
 __all__ = ['bytes_text', 'size_of', 'parameter_table', 'token_table', 'time_step', 'time_loading', 'cost_table', 'plot_schedule',
            'remarks', 'check']
 
-# %% ../../nbs/view/06_check.ipynb #bab10161
+# %% ../../nbs/view/06_check.ipynb #0a9fad54
 import math, time
 import jax, jax.numpy as jnp, numpy as np
 from .. import devices
@@ -17,7 +17,7 @@ from ..train.learner import Learner
 from .batch import draw_masks, hidden_grids, show_batch
 from .panel import COLOURS, Panel, Stack, new_figure, style, table
 
-# %% ../../nbs/view/06_check.ipynb #8231304d
+# %% ../../nbs/view/06_check.ipynb #c4c0bd43
 def bytes_text(n: float | None) -> str:
     "`3.1 MB`, `1.2 GB`"
     if n is None: return 'unknown'
@@ -38,7 +38,7 @@ def parameter_table(params: dict) -> Panel:  # nested dict of arrays
     rows = [(name, count(params[name]), f'{100 * count(params[name]) / total:.1f}%', bytes_text(size_of(params[name]))) for name in order]
     return table(rows + [('all', total, '100%', bytes_text(size_of(params)))], ['part', 'parameters', 'share', 'size'], 'Parameters')
 
-# %% ../../nbs/view/06_check.ipynb #39b6ea65
+# %% ../../nbs/view/06_check.ipynb #bd1f5811
 def _mask_text(mask) -> str:
     "A mask in words: `random 0.9`, `time 0.4 to 0.8 (range)`"
     ratio = f'{mask.ratio[0]:g} to {mask.ratio[1]:g} ({mask.schedule})' if isinstance(mask.ratio, tuple) else f'{mask.ratio:g}'
@@ -53,7 +53,7 @@ def token_table(config: Pretrain, masks: dict) -> Panel:
         rows.append((m, 'x'.join(map(str, v.shape)), 'x'.join(map(str, v.patch)), 'x'.join(map(str, v.grid)), v.tokens, v.values, _mask_text(config.masks[m]), span(hidden), span(v.tokens - hidden), v.weight))
     return table(rows, ['modality', 'input', 'patch', 'grid', 'tokens', 'values', 'mask', 'hidden', 'visible', 'weight in loss'], 'Tokens and masks')
 
-# %% ../../nbs/view/06_check.ipynb #2533eae8
+# %% ../../nbs/view/06_check.ipynb #7aeaf8fd
 def time_step(learner: Learner, batch: dict, repeats: int = 3) -> dict:
     "Seconds of compiling and of a step; the learner's own state is not touched"
     state = jax.tree.map(jnp.copy, learner.state)
@@ -91,7 +91,7 @@ def cost_table(learner: Learner, times: dict, loading: float, batch: dict) -> Pa
             ('device memory at its peak', bytes_text(times['peak']) if times['peak'] else 'this device does not say')]
     return table(rows, ['what', 'how much'], 'Cost')
 
-# %% ../../nbs/view/06_check.ipynb #b75da961
+# %% ../../nbs/view/06_check.ipynb #f5fa8c0c
 def _ratio_now(mask, progress):
     "Mask ratio at `progress` from 0 to 1, None unless it is scheduled"
     if not isinstance(mask.ratio, tuple) or mask.schedule == 'range': return None
@@ -104,8 +104,8 @@ def plot_schedule(learner: Learner) -> Panel:
     at = np.unique(np.linspace(0, steps, 300).astype(int)); rate = np.array([float(learner.optimizer.schedule(int(s))) for s in at])
     top = int(rate.argmax())
     with style():
-        fig = new_figure(5.2, 2.3); ax = fig.add_axes([0.12, 0.19, 0.78, 0.6])
-        ax.plot(at, rate, color=COLOURS[0], lw=1.5); ax.set(xlabel='step', ylabel='learning rate', xlim=(0, steps), ylim=(0, rate.max() * 1.2)); ax.ticklabel_format(axis='y', style='sci', scilimits=(-2, 3)); ax.grid(axis='y', color='0.92', lw=0.6)
+        fig = new_figure(5.2, 2.3); ax = fig.add_axes([0.14, 0.19, 0.76, 0.6])
+        ax.plot(at, rate, color=COLOURS[0], lw=1.5); ax.set(xlabel='step', ylabel='learning rate', xlim=(0, steps), ylim=(0, rate.max() * 1.2)); ax.yaxis.set_major_formatter(lambda v, _: f'{v:.3g}'); ax.grid(axis='y', color='0.92', lw=0.6)
         ax.annotate(f'{rate[top]:.3g} from step {at[top]:,}', (at[top], rate[top]), xytext=(4, 4), textcoords='offset points', size=7, color=COLOURS[0])
         above = ax.secondary_xaxis('top', functions=(lambda s: s / epoch, lambda e: e * epoch)); above.set_xlabel('epoch', labelpad=2)
         ratios = {m: r for m, k in learner.config.masks.items() if (r := _ratio_now(k, at / steps)) is not None}
@@ -118,7 +118,7 @@ def _draw_ratios(ax, at, ratios: dict):
     for i, (m, r) in enumerate(ratios.items()): ax.plot(at, r, color=COLOURS[1 + i], ls='--', lw=1.2, label=f'mask ratio, {m}')
     ax.set(ylim=(0, 1), ylabel='mask ratio'); ax.spines['right'].set_visible(True); ax.legend(loc='lower right')
 
-# %% ../../nbs/view/06_check.ipynb #2e02a9e5
+# %% ../../nbs/view/06_check.ipynb #503799c5
 def remarks(learner: Learner, batch: dict, times: dict, loading: float) -> list[str]:
     "What looks wrong or wasteful, and what to do about it"
     config, out = learner.config, [str(n) for n in getattr(learner.source, 'notes', ())]
@@ -138,7 +138,7 @@ def _device_table() -> Panel:
     rows = [tuple(line.split(None, 1)) for line in repr(devices.describe()).splitlines()]
     return table(rows, ['device', 'found'], 'Device')
 
-# %% ../../nbs/view/06_check.ipynb #ec6bf303
+# %% ../../nbs/view/06_check.ipynb #862e88ce
 def check(learner: Learner, clips: int = 2) -> Stack:  # clips drawn
     "Everything to look at before training, on one page; a few steps run on a copy of the state"
     batch = learner.loader.batch_at(learner.steps_done)

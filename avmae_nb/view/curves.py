@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AXES', 'LINES', 'log_rows', 'series', 'smoothed', 'diverged', 'plot_loss', 'plot_lr']
 
-# %% ../../nbs/view/04_curves.ipynb #3dc97fc8
+# %% ../../nbs/view/04_curves.ipynb #bb063d98
 import math
 from pathlib import Path
 import numpy as np
@@ -14,7 +14,7 @@ from ..config import ConfigError, Pretrain, nearest
 from ..train.callbacks import read_log
 from .panel import COLOURS, Panel, new_figure, style, table_text
 
-# %% ../../nbs/view/04_curves.ipynb #63402abb
+# %% ../../nbs/view/04_curves.ipynb #c3db2c82
 def log_rows(source) -> list[dict]:  # run folder, Learner, or rows
     "Rows of a run's log, one a step, by step"
     rows = source
@@ -31,7 +31,7 @@ def series(rows: list[dict], key: str, x: str = 'step') -> tuple[np.ndarray, np.
     found = [(float(r[x]), float(r[key])) for r in rows if x in r and r.get(key) is not None]   # not-a-number is logged as text
     return tuple(np.array(c, np.float64) for c in zip(*found)) if found else (np.zeros(0), np.zeros(0))
 
-# %% ../../nbs/view/04_curves.ipynb #2c5d9c5f
+# %% ../../nbs/view/04_curves.ipynb #a25cd45b
 def smoothed(values: Float[np.ndarray, "rows"], share: float) -> Float[np.ndarray, "rows"]:
     "Exponential moving average over about `share` of the curve, unbiased at its start"
     span = max(1.0, share * len(values)); keep = 1 - 1 / span
@@ -46,12 +46,13 @@ def diverged(steps, loss, lost: float = 0.5) -> int | None:
     steps, loss = np.asarray(steps), np.asarray(loss, np.float64)
     if not len(loss): return None
     if not np.isfinite(loss).all(): return int(steps[np.argmin(np.isfinite(loss))])
+    if len(loss) < 30: return None   # too short to tell
     smooth = smoothed(loss, 0.02); best = int(smooth.argmin())
-    gained = max(smooth[:best + 1].max() - smooth[best], 1e-12)
-    if len(loss) < 10 or smooth[-1] <= smooth[best] + lost * gained: return None
+    gained, noise = max(smooth[:best + 1].max() - smooth[best], 1e-12), 4 * np.median(np.abs(np.diff(loss)))
+    if smooth[-1] <= smooth[best] + max(lost * gained, noise): return None
     return int(steps[np.flatnonzero(smooth <= smooth[best] + 0.1 * gained)[-1]])   # the last good one
 
-# %% ../../nbs/view/04_curves.ipynb #0428cce1
+# %% ../../nbs/view/04_curves.ipynb #29613623
 AXES = {'steps': 'step', 'epochs': 'epoch', 'time': 'time'}
 LINES = ('-', '--', '-.', ':')
 
@@ -94,7 +95,7 @@ def _names(runs, names) -> list[str]:
     "Names of the runs: given, or their folders'"
     if names: return list(names)
     folder = lambda r: getattr(r, 'run', r)
-    return [Path(folder(r)).name if isinstance(folder(r), (str, Path)) else f'run {i + 1}' for i, r in enumerate(runs)]
+    return [Path(folder(r)).name if isinstance(folder(r), (str, Path)) else f'run {i + 1}' if len(runs) > 1 else 'this run' for i, r in enumerate(runs)]
 
 def _limits(ax, logs, key, log):
     "Let a diverged run leave the plot instead of flattening everything else"
@@ -105,7 +106,7 @@ def _limits(ax, logs, key, log):
     top = min(values.max(), 1.3 * max(starts)); low = values.min()
     ax.set_ylim(low - 0.06 * (top - low + 1e-12), top + 0.06 * (top - low + 1e-12))
 
-# %% ../../nbs/view/04_curves.ipynb #5eaa20e1
+# %% ../../nbs/view/04_curves.ipynb #80b6a506
 def _facts(logs, names):
     "First, last and best of each run, for the text face"
     rows = []
@@ -156,7 +157,7 @@ def _log_axis(ax):
 
 def _said(value) -> str: return 'not finite' if value is None or not math.isfinite(value) else f'{value:.3g}'
 
-# %% ../../nbs/view/04_curves.ipynb #38f38f17
+# %% ../../nbs/view/04_curves.ipynb #a248c8f5
 def plot_lr(search) -> Panel:  # what `lr_find` returns: `rates`, `losses`, `suggestion`
     "Loss over learning rate, with the suggested rate marked"
     rates, loss, best = search.rates, np.asarray(search.losses, np.float64), search.suggestion

@@ -7,13 +7,13 @@ __all__ = ['COLOURS', 'STYLE', 'style', 'new_figure', 'as_image', 'png_bytes', '
            'table_text', 'table_html', 'table', 'Stack', 'wav_bytes', 'opus_bytes', 'audio_player', 'mp4_bytes',
            'video_player', 'flipbook']
 
-# %% ../../nbs/view/00_panel.ipynb #5c9fa081
+# %% ../../nbs/view/00_panel.ipynb #2d725c34
 import base64, contextlib, hashlib, html, io
 from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
-# %% ../../nbs/view/00_panel.ipynb #42d3309c
+# %% ../../nbs/view/00_panel.ipynb #8f0d1712
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')   # Okabe and Ito 2008
 STYLE = {'font.family': 'DejaVu Sans', 'font.size': 8, 'axes.titlesize': 8.5, 'axes.labelsize': 8, 'xtick.labelsize': 7, 'ytick.labelsize': 7, 'legend.fontsize': 7.5,
          'axes.linewidth': 0.6, 'xtick.major.width': 0.6, 'ytick.major.width': 0.6, 'xtick.major.size': 2.5, 'ytick.major.size': 2.5, 'axes.edgecolor': '0.35', 'axes.titlelocation': 'left',
@@ -30,7 +30,7 @@ def new_figure(width: float, height: float, dpi: int = 110):  # inches
     from matplotlib.figure import Figure
     return Figure(figsize=(width, height), dpi=dpi)
 
-# %% ../../nbs/view/00_panel.ipynb #e8672c7c
+# %% ../../nbs/view/00_panel.ipynb #8ce1419b
 def as_image(picture):
     "A PIL image of a matplotlib figure, a uint8 array `[height, width, 3]`, PNG bytes or an image"
     from PIL import Image
@@ -49,10 +49,10 @@ def png_bytes(picture, colours: int | None = 256) -> bytes:  # None: all colours
     image.save(buffer, format='PNG', optimize=True)
     return buffer.getvalue()
 
-def small_png(picture, limit: int = 50_000) -> bytes:
-    "A PNG of at most about `limit` bytes: fewer colours first, then three quarters of the size, then half"
+def small_png(picture, limit: int = 32_000) -> bytes:
+    "A PNG of at most about `limit` bytes: fewer colours first, then smaller"
     image = as_image(picture)
-    for scale, colours in ((1, 256), (1, 64), (0.75, 64), (0.5, 64)):
+    for scale, colours in ((1, 256), (1, 64), (0.75, 64), (0.6, 64), (0.5, 32), (0.35, 32)):
         png = png_bytes(image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale)))) if scale < 1 else image, colours)
         if len(png) <= limit: break
     return png
@@ -66,7 +66,7 @@ def data_uri(data: bytes, mime: str) -> str:
     "Bytes as a `data:` address, so that a saved notebook needs no other file"
     return f'data:{mime};base64,{base64.b64encode(data).decode()}'
 
-# %% ../../nbs/view/00_panel.ipynb #973a7a77
+# %% ../../nbs/view/00_panel.ipynb #74aaaa5d
 def _img(image, alt: str) -> str:
     "An `<img>` of the smaller of PNG and WebP, with the alternative text"
     png, webp = png_bytes(image), webp_bytes(image)
@@ -105,7 +105,7 @@ class Panel:
         path.parent.mkdir(parents=True, exist_ok=True); path.write_bytes(faces[path.suffix])
         return path
 
-# %% ../../nbs/view/00_panel.ipynb #e20116a4
+# %% ../../nbs/view/00_panel.ipynb #ec565a31
 def _cell(value) -> str:
     "A value as people write it: 4 significant digits, thousands apart"
     if value is None: return '–'
@@ -140,7 +140,7 @@ def table(rows: list,           # of tuples
     "A table as a panel"
     return Panel(text=table_text(rows, columns), title=title, extra=table_html(rows, columns))
 
-# %% ../../nbs/view/00_panel.ipynb #a24d9e2a
+# %% ../../nbs/view/00_panel.ipynb #568188d1
 def _below(pngs: list[bytes]) -> bytes:
     "Pictures below each other on white"
     from PIL import Image
@@ -158,7 +158,7 @@ class Stack(Panel):
         self.png = pngs[0] if len(pngs) == 1 else _below(pngs) if pngs else None
         self._img, self.extra, self.body = '', '<div style="height:8px"></div>'.join(p.html for p in panels), '\n\n'.join(p.text for p in panels)
 
-# %% ../../nbs/view/00_panel.ipynb #0a374bb6
+# %% ../../nbs/view/00_panel.ipynb #a764b44f
 def wav_bytes(wave: Float[np.ndarray, "samples"], rate: int) -> bytes:
     "16-bit mono WAV; louder than 1 is scaled down"
     import wave as wavfile
@@ -188,7 +188,7 @@ def opus_bytes(wave: Float[np.ndarray, "samples"], rate: int, bitrate: int = 320
         _encode_sound(container, stream, wave, rate)
     return buffer.getvalue()
 
-# %% ../../nbs/view/00_panel.ipynb #d5bb9f56
+# %% ../../nbs/view/00_panel.ipynb #81c800ec
 def _player(media: str, label: str) -> str:
     "A player with its label"
     return f'<figure style="display:inline-block;margin:4px 12px 4px 0;vertical-align:top"><figcaption style="font-size:85%">{html.escape(label)}</figcaption>{media}</figure>'
@@ -200,7 +200,7 @@ def audio_player(wave: Float[np.ndarray, "samples"], rate: int,  # Hz
     except Exception: data, mime = wav_bytes(wave, rate), 'audio/wav'   # an FFmpeg without libopus
     return _player(f'<audio controls preload="metadata" aria-label="{html.escape(label)}" style="width:240px;height:32px" src="{data_uri(data, mime)}"></audio>', label)
 
-# %% ../../nbs/view/00_panel.ipynb #4b3ed44f
+# %% ../../nbs/view/00_panel.ipynb #9cf13724
 def _even(frames):
     "Frames with even height and width, as H.264's colour planes want"
     pad = [(0, 0)] + [(0, n % 2) for n in frames.shape[1:3]] + [(0, 0)]
@@ -223,11 +223,11 @@ def mp4_bytes(frames: UInt8[np.ndarray, "time height width 3"], fps: float, wave
 
 def video_player(frames: UInt8[np.ndarray, "time height width 3"], fps: float, label: str, wave=None, rate: int = 16000) -> str:
     "HTML of a looping player with picture (and sound) inside"
-    width = max(160, min(448, frames.shape[2]))
+    width = max(round(160 * frames.shape[2] / frames.shape[1]), min(448, frames.shape[2]))
     media = f'<video controls loop muted playsinline preload="metadata" width="{width}" aria-label="{html.escape(label)}" src="{data_uri(mp4_bytes(frames, fps, wave, rate), "video/mp4")}"></video>'
     return _player(media if wave is None else media.replace(' muted', ''), label)
 
-# %% ../../nbs/view/00_panel.ipynb #feafb0da
+# %% ../../nbs/view/00_panel.ipynb #bcc162a4
 def _flip_css(name: str, count: int, width: int, height: int, seconds: float) -> str:
     "The rules that move the strip by one frame for each radio button, and in a loop for the box"
     rules = [f'.{name} .film{{width:{width}px;height:{height}px;overflow:hidden}}', f'.{name} .film img{{width:{width * count}px;height:{height}px;max-width:none!important}}',

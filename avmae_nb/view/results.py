@@ -7,7 +7,7 @@ __all__ = ['RESULTS_PAGE', 'reconstructions', 'over_values', 'patch_errors', 'ma
            'results_panel', 'side_by_side', 'result_players', 'pick', 'show_results', 'with_and_without', 'show_other',
            'write_results']
 
-# %% ../../nbs/view/03_results.ipynb #ec3d295d
+# %% ../../nbs/view/03_results.ipynb #6cec1f25
 from functools import partial
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
@@ -20,7 +20,7 @@ from .batch import _sound, _span, clip_titles, draw_masks, real_clips
 from .figure import Page, Row, as_bytes, draw_page
 from .panel import Panel, audio_player, table_html, table_text, video_player, wav_bytes
 
-# %% ../../nbs/view/03_results.ipynb #60e6969a
+# %% ../../nbs/view/03_results.ipynb #91871172
 @partial(jax.jit, static_argnums=0)
 def _reconstruct(graph, state, inputs, masks): return reconstruct(nnx.merge(graph, state), inputs, masks)
 
@@ -28,7 +28,7 @@ def reconstructions(model: AVMAE, batch: dict, config: Pretrain, masks: dict) ->
     "Reconstructions of a batch as NumPy arrays; masks as the model takes them"
     return jax.device_get(_reconstruct(*nnx.split(model), preprocess(batch, config.modalities), masks))
 
-# %% ../../nbs/view/03_results.ipynb #709d0ddc
+# %% ../../nbs/view/03_results.ipynb #5fd8f9e2
 def over_values(grid: np.ndarray, modality: Modality) -> np.ndarray:
     "A grid of patches `[batch, *grid]` spread over their values `[batch, *shape]`"
     for axis, p in enumerate(modality.patch, 1): grid = np.repeat(grid, p, axis)
@@ -47,7 +47,7 @@ def masked_errors(r: Reconstruction, modality: Modality) -> np.ndarray:
     axes = tuple(range(1, error.ndim))
     with np.errstate(invalid='ignore'): return np.where(scored, error, 0).sum(axes) / scored.sum(axes)
 
-# %% ../../nbs/view/03_results.ipynb #62db6676
+# %% ../../nbs/view/03_results.ipynb #82847d96
 def said_statistics(r: Reconstruction) -> str:
     "Which statistics a picture was made with: pixels, or normalised + true patch statistics (leaks)"
     return r.statistics if r.normalised is None else f'normalised + {r.statistics}'
@@ -87,7 +87,7 @@ def results_panel(recs: dict[str, Reconstruction], config: Pretrain, titles: lis
     figure = draw_page(result_rows(recs, config), config, [(t, f'error on hidden: {n}') for t, n in zip(titles, notes)], page)
     return Panel(figure, alt, table_text(*facts) + f'\nstatistics: {which}', f'Reconstructions ({which})', extra)
 
-# %% ../../nbs/view/03_results.ipynb #b920beab
+# %% ../../nbs/view/03_results.ipynb #b2f0f09d
 def side_by_side(r: Reconstruction, clip: int, modality: Modality) -> np.ndarray:
     "Frames: original, masked, pasted, 4 pixels apart"
     grey = over_values(np.asarray(r.hidden[clip:clip + 1]), modality)[0][..., None]
@@ -107,7 +107,7 @@ def result_players(recs: dict[str, Reconstruction], config: Pretrain, clip: int,
         else: out += video_player(side_by_side(r, clip, modality), 1 / spec.interval, f'{title}: original, masked, pasted')
     return out
 
-# %% ../../nbs/view/03_results.ipynb #f8276ffc
+# %% ../../nbs/view/03_results.ipynb #445c7574
 def pick(tree, rows):
     "The same rows of every array of a batch, of masks, or of reconstructions"
     return jax.tree.map(lambda x: x[np.asarray(rows)], tree)
@@ -120,16 +120,16 @@ def show_results(model: AVMAE, batch: dict, config: Pretrain,
     recs = reconstructions(model, few, config, draw_masks(few, config, seed)); titles = clip_titles(batch, clips, source)
     return results_panel(recs, config, titles, result_players(recs, config, 0, titles[0]))
 
-# %% ../../nbs/view/03_results.ipynb #755d558a
+# %% ../../nbs/view/03_results.ipynb #d35b5a3f
 def with_and_without(model: AVMAE, batch: dict, config: Pretrain, target: str, masks: dict) -> tuple[Reconstruction, Reconstruction]:
     "Reconstructions of `target` with the other modalities as masked, and with all of them withheld"
     withheld = {m: k if m == target else all_hidden(k.order.shape[0], k.tokens) for m, k in masks.items()}
     return reconstructions(model, batch, config, masks)[target], reconstructions(model, batch, config, withheld)[target]
 
-def show_other(model: AVMAE, batch: dict, config: Pretrain, target: str, count: int = 2, seed: int = 0) -> Panel:
+def show_other(model: AVMAE, batch: dict, config: Pretrain, target: str, count: int = 2, source=None) -> Panel:
     "`target` reconstructed with and without the other modality, and the difference"
-    clips = real_clips(batch, count); few = pick(batch, clips); titles = clip_titles(batch, clips)
-    both, alone = with_and_without(model, few, config, target, draw_masks(few, config, seed))
+    clips = real_clips(batch, count); few = pick(batch, clips); titles = clip_titles(batch, clips, source)
+    both, alone = with_and_without(model, few, config, target, draw_masks(few, config))
     other = ' and '.join(m for m in config.inputs if m != target); video = len(config.modalities[target].shape) == 3
     gain = np.asarray(both.pasted) - alone.pasted; base = 0. if video else np.percentile(both.original, 2)
     rows = [Row(target, both.original, 'original'), Row(target, both.original, 'masked', hidden=both.hidden), Row(target, both.pasted, f'with {other}'),
@@ -140,7 +140,7 @@ def show_other(model: AVMAE, batch: dict, config: Pretrain, target: str, count: 
     facts = [(t, a, b, 1 - a / b) for t, a, b in zip(titles, *errors)], ['clip', f'error with {other}', f'without {other}', 'share of the error removed']
     return Panel(draw_page(rows, config, list(zip(titles, notes)), RESULTS_PAGE), alt, table_text(*facts), f'What {target} takes from {other}')
 
-# %% ../../nbs/view/03_results.ipynb #6f447f8d
+# %% ../../nbs/view/03_results.ipynb #1462dc28
 def write_results(model: AVMAE, batch: dict, config: Pretrain, run, count: int = 3, source=None) -> dict[str, Path]:
     "Write `pictures/results.png`, `pictures/results.html` and `sounds/*.wav` into a run folder; returns the paths by name"
     run = Path(run); clips = real_clips(batch, count); few = pick(batch, clips); titles = clip_titles(batch, clips, source)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AVMAE', 'Frozen', 'Reconstruction', 'reconstruct']
 
-# %% ../../nbs/model/07_mae.ipynb #34e7c8a6
+# %% ../../nbs/model/07_mae.ipynb #95fa846c
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx, struct
 from jaxtyping import Array, Bool, Float
@@ -17,7 +17,7 @@ from .masking import Masking, all_visible, make_masks
 from .patching import embedding, grid_of, patchify, put_back, take, unpatchify, with_channels
 from .positions import positions
 
-# %% ../../nbs/model/07_mae.ipynb #3d733711
+# %% ../../nbs/model/07_mae.ipynb #5937adc1
 class AVMAE(nnx.Module):
     "Audiovisual masked autoencoder (paper section 3). Parameters are float32; `model.dtype` is that of the computation"
     def __init__(self, model: Model, modalities: dict[str, Modality], rngs: nnx.Rngs):
@@ -66,14 +66,14 @@ class AVMAE(nnx.Module):
         "Total loss and the loss of each modality"
         return mae_loss(self(inputs, masks), self.modalities, example_mask)
 
-# %% ../../nbs/model/07_mae.ipynb #d20e03b7
+# %% ../../nbs/model/07_mae.ipynb #08ae552b
 class Frozen(dict):
     "A dict of constants: hashable, so that a module may carry it through jit"
     def __hash__(self): return hash(tuple(self.items()))
     def _refuse(self, *args, **kw): raise TypeError('this dict is constant')
     __setitem__ = __delitem__ = update = pop = clear = setdefault = _refuse
 
-# %% ../../nbs/model/07_mae.ipynb #ca86649f
+# %% ../../nbs/model/07_mae.ipynb #aeb3ab95
 @struct.dataclass
 class Reconstruction:
     "One modality of a batch, all arrays `[batch, *shape, channels]` in input units over the part that the patches cover"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['mean_patch', 'distances', 'nearest_in_time', 'MaskedError', 'masked_error', 'CrossModalGain', 'cross_modal_gain']
 
-# %% ../../nbs/train/05_evaluate.ipynb #14a36946
+# %% ../../nbs/train/05_evaluate.ipynb #254eff52
 from dataclasses import dataclass
 from functools import lru_cache, partial
 import jax, jax.numpy as jnp, numpy as np
@@ -18,7 +18,7 @@ from ..model.masking import Masking, all_hidden, all_visible
 from ..model.patching import patchify, preprocess, put_back, take
 from .pretrain import batch_masks, clip_weights
 
-# %% ../../nbs/train/05_evaluate.ipynb #64c7dde5
+# %% ../../nbs/train/05_evaluate.ipynb #c9ec1c70
 def mean_patch(patches: Float[Array, "batch tokens values"], masks: Masking) -> Float[Array, "batch tokens values"]:
     "Every patch predicted as the mean of the clip's visible ones"
     visible = (~masks.hidden()).astype(patches.dtype)[..., None]
@@ -26,7 +26,7 @@ def mean_patch(patches: Float[Array, "batch tokens values"], masks: Masking) -> 
     mean = (patches * visible).sum(1, keepdims=True) / jnp.maximum(count, 1)
     return jnp.broadcast_to(jnp.where(count > 0, mean, patches.mean((0, 1))), patches.shape)
 
-# %% ../../nbs/train/05_evaluate.ipynb #6a371eb0
+# %% ../../nbs/train/05_evaluate.ipynb #b325b3f7
 @lru_cache(maxsize=16)
 def distances(grid: tuple[int, ...]) -> Float[np.ndarray, "tokens tokens"]:
     "How far each token is from each: time where the place is the same, beyond all of those the distance in the grid"
@@ -42,7 +42,7 @@ def nearest_in_time(patches: Float[Array, "batch tokens values"], masks: Masking
     index = jax.lax.map(lambda h: jnp.argmin(far + 1e6 * h[None], axis=1), hidden)   # a clip at a time: tokens x tokens
     return jnp.where(hidden.all(1)[:, None, None], mean_patch(patches, masks), take(patches, index))
 
-# %% ../../nbs/train/05_evaluate.ipynb #ca3b666a
+# %% ../../nbs/train/05_evaluate.ipynb #8ce903e1
 def _predict(model: AVMAE, inputs: dict, masks: dict) -> dict[str, tuple]:
     "For each modality the predicted patches in input units on the grid, and where the model predicts"
     out, result = model(inputs, masks), {}
@@ -76,7 +76,7 @@ def _means(sums: list) -> dict:
     total = jax.tree.map(lambda *s: sum(np.asarray(x, np.float64) for x in s), *sums)
     return jax.tree.map(lambda s: float(s[0] / s[1]) if s[1] > 0 else float('nan'), total)
 
-# %% ../../nbs/train/05_evaluate.ipynb #3594cabd
+# %% ../../nbs/train/05_evaluate.ipynb #a731ef65
 @dataclass(frozen=True)
 class MaskedError:
     "Mean squared errors of hidden patches in input units; prints as a table"
@@ -108,10 +108,10 @@ def masked_error(model: AVMAE,
     batches, key = list(batches), jax.random.key(config.train.seed) if key is None else key
     split = nnx.split(model)
     rows = _means([_errors(*split, b, config, batch_masks(b, config, k, 1.0)) for b, k in _numbered(batches, key)])
-    pick = lambda name: {m: r[name] for m, r in rows.items()}
+    pick = lambda name: {m: rows[m][name] for m in config.modalities}   # jit returns dicts sorted
     return MaskedError(pick('model'), pick('mean patch'), pick('nearest in time'), _count(batches), 'true patch statistics (leaks)' if config.model.normalise_targets else 'pixels')
 
-# %% ../../nbs/train/05_evaluate.ipynb #620634c7
+# %% ../../nbs/train/05_evaluate.ipynb #c1d5c8b9
 def _withhold(masks: dict, keep: str) -> dict:
     "Every modality but `keep` hidden as a whole"
     return {m: k if m == keep else all_hidden(len(k.count), k.tokens) for m, k in masks.items()}
@@ -147,4 +147,5 @@ def cross_modal_gain(model: AVMAE, batches, config: Pretrain, key=None) -> Cross
     batches, key = list(batches), jax.random.key(config.train.seed) if key is None else key
     split = nnx.split(model)
     sums = [{m: _gain(*split, b, config, m, batch_masks(b, config, k, 1.0)) for m in config.modalities} for b, k in _numbered(batches, key)]
-    return CrossModalGain(_means(sums), _count(batches))
+    found = _means(sums)
+    return CrossModalGain({m: found[m] for m in config.modalities}, _count(batches))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Repeat', 'FixedDraw', 'few_clips', 'Overfit', 'RateSearch']
 
-# %% ../../nbs/train/06_rehearsal.ipynb #205e1813
+# %% ../../nbs/train/06_rehearsal.ipynb #ff59d8ca
 from dataclasses import dataclass
 import jax, numpy as np
 from fastcore.basics import patch
@@ -14,7 +14,7 @@ from ..config import ConfigError, Optim
 from .learner import Learner, Settings
 from .optim import Optimizer, _transform, optimizer
 
-# %% ../../nbs/train/06_rehearsal.ipynb #4069b545
+# %% ../../nbs/train/06_rehearsal.ipynb #b9048bee
 class Repeat:
     "A loader that gives the same batch again and again"
     def __init__(self, batch): self.batch = batch
@@ -46,7 +46,7 @@ def few_clips(learner: Learner, n: int) -> dict:
     if len(next(iter(batch.values()))) < n: raise ConfigError(f'overfit({n}): the loader gives batches of {len(next(iter(batch.values())))}')
     return {k: v[:n] for k, v in batch.items()}
 
-# %% ../../nbs/train/06_rehearsal.ipynb #3e540af0
+# %% ../../nbs/train/06_rehearsal.ipynb #f694cc80
 @dataclass(frozen=True)
 class Overfit:
     "Losses at every step of `overfit`"
@@ -68,7 +68,7 @@ def overfit(self: Learner, n: int = 4, steps: int = 60, learning_rate: float = 2
     rows = [jax.device_get(twin.step(twin.loader.batch)) for _ in range(steps)]
     return Overfit([float(r['loss']) for r in rows], {k: [float(r[k]) for r in rows] for k in rows[0] if k.startswith('loss/')}, n)
 
-# %% ../../nbs/train/06_rehearsal.ipynb #20127c11
+# %% ../../nbs/train/06_rehearsal.ipynb #e0c40d65
 @dataclass(frozen=True)
 class RateSearch:
     "Learning rates tried and the losses seen"

@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'EXAMPLES', 'configuration', 'add_configuration', 'Parser', 'told', 'describe', 'presets', 'media_files',
-           'examine', 'inspect', 'run_folder', 'StartingPoint', 'train', 'report', 'show', 'demo', 'parser', 'parse',
-           'main']
+           'examine', 'inspect', 'run_folder', 'StartingPoint', 'train', 'check', 'report', 'show', 'demo', 'parser',
+           'parse', 'main']
 
-# %% ../nbs/cli.ipynb #cbf85e33
+# %% ../nbs/cli.ipynb #25d8485d
 import argparse, os, sys, time
 from pathlib import Path
 from .config import PRESETS, ConfigError, Pretrain, nearest, preset
 
-# %% ../nbs/cli.ipynb #e607f685
+# %% ../nbs/cli.ipynb #2c5a8b2b
 def configuration(args) -> Pretrain:  # parsed arguments
     "The run that the options describe: preset or file, then `--data`, then `name=value`"
     given = Pretrain.load(args.config) if args.config else preset(args.preset)
@@ -27,7 +27,7 @@ def add_configuration(parser: argparse.ArgumentParser, default: str = 'tiny'):
     parser.add_argument('--data', metavar='FOLDER', help='a folder of videos, searched with its subfolders; default: the synthetic world')
     parser.add_argument('settings', nargs='*', metavar='name=value', help='e.g. train.batch=64 model.encoder=separate video.mask.ratio=0.95')
 
-# %% ../nbs/cli.ipynb #a9b82222
+# %% ../nbs/cli.ipynb #d2b913f9
 class Parser(argparse.ArgumentParser):
     "Answers a wrong command or option in one line, with the nearest one"
     def error(self, message: str):
@@ -40,7 +40,7 @@ def told(error: Exception) -> bool:
     "Whether an error's message is meant for the user: raised by this package on purpose, or by the file system"
     return type(error).__module__.startswith('avmae_nb') or isinstance(error, (OSError, KeyboardInterrupt))
 
-# %% ../nbs/cli.ipynb #b09fb3b6
+# %% ../nbs/cli.ipynb #0de5ae47
 def describe(c: Pretrain) -> str:
     "A configuration in one line: inputs, model, length"
     shapes = ', '.join(f'{m} {"x".join(map(str, v.shape))} ({v.tokens} tokens)' for m, v in c.modalities.items())
@@ -53,7 +53,7 @@ def presets(args):
     import yaml
     print(yaml.safe_dump(preset(args.name).to_dict(), sort_keys=False), end='')
 
-# %% ../nbs/cli.ipynb #c6b64cf8
+# %% ../nbs/cli.ipynb #7ee8000c
 SUFFIXES = ('.mp4', '.webm', '.mkv', '.mov', '.avi', '.m4v', '.ogv', '.flv', '.mpg', '.wav', '.flac', '.mp3', '.ogg', '.m4a')
 
 def media_files(paths) -> list[Path]:
@@ -82,7 +82,7 @@ def inspect(args):
     print(f'{len(files)} files, {bad} cannot be read')
     return 1 if bad else 0
 
-# %% ../nbs/cli.ipynb #b359ddfd
+# %% ../nbs/cli.ipynb #b813653b
 def run_folder(args, c: Pretrain) -> Path:
     "`--run`, or a new folder under runs/ named after preset and time"
     if args.run: return Path(args.run).expanduser()
@@ -106,7 +106,16 @@ def train(args):
     if learner.stopped: return 130
     print(f'finished; to look at it: avmae show {run}' if run else 'it runs')
 
-# %% ../nbs/cli.ipynb #f3d0d6ed
+# %% ../nbs/cli.ipynb #bb32dde8
+def check(args):
+    "Print the page to look at before training; with `--save` keep it with its pictures"
+    from avmae_nb.train.pretrain import pretrain
+    from avmae_nb.view.check import check
+    page = check(pretrain(configuration(args)))
+    print(page.text)
+    if args.save: print(f'saved: {page.save(args.save)}')
+
+# %% ../nbs/cli.ipynb #70f6f610
 def _before_after(rows: list[dict], modalities) -> str:
     "The loss on held-out clips at the first and last evaluation of a log"
     found = [r for r in rows if 'eval/loss' in r]
@@ -159,12 +168,13 @@ def demo(args):
     if learner.stopped: return 130
     print(f'\nWhat was learned\n\n{report(run)}')
 
-# %% ../nbs/cli.ipynb #fc8affbd
+# %% ../nbs/cli.ipynb #41f476f6
 EXAMPLES = """examples:
   avmae demo                                                  the synthetic world, a tiny model, some minutes on two cores
   avmae pretrain --data ~/videos --run runs/mine train.epochs=20
-  avmae pretrain --preset vggsound --run runs/vgg --device tpu data.source=folder data.path=/data/vggsound
+  avmae pretrain --preset vggsound --data /data/vggsound --run runs/vgg --device tpu
   avmae pretrain --config runs/mine/config.yaml --run runs/again train.seed=1
+  avmae check --data ~/videos --save check.html               what a step costs, how long it takes, what looks wrong
   avmae show runs/mine                                        losses, error against baselines, pictures, sounds
   avmae presets vggsound > mine.yaml                          a file to edit, then: avmae pretrain --config mine.yaml
   avmae inspect ~/videos                                      which files can be decoded, what is in them
@@ -186,6 +196,9 @@ def parser() -> Parser:
     p.add_argument('--run', metavar='FOLDER', help='where configuration, log and checkpoints go (default: a new one under runs/)')
     p.add_argument('--device', choices=('cpu', 'gpu', 'tpu'), help='stop unless JAX runs on this')
     p.add_argument('--fast', action='store_true', help='a few steps of everything, nothing written: does it run at all?')
+    p = _sub(commands, 'check', check, 'look before you train: devices, parameters, masks, cost, time to finish, remarks')
+    add_configuration(p)
+    p.add_argument('--save', metavar='FILE', help='write the page with its pictures: .html, .png or .txt')
     p = _sub(commands, 'demo', demo, 'pre-train a tiny model on the synthetic world and say what it learned')
     p.add_argument('--run', metavar='FOLDER', default='runs/demo', help='default: runs/demo')
     p.add_argument('settings', nargs='*', metavar='name=value')

@@ -2,7 +2,7 @@
 
 One line a case: largest relative error of forward values, loss, gradients, and parameters after each training step; pass, fail, or unsupported with the reason.
 Relative means: to the largest magnitude of the array. Exit status 1 if any case fails."""
-import json, os, sys
+import json, os, re, sys
 from pathlib import Path
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(Path(__file__).resolve().parents[1] / '.cache/jax'))
@@ -11,14 +11,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import jax, jax.numpy as jnp, numpy as np, optax
 from flax import nnx
 
-from avmae_nb.config import Model, Modality, Optim
+from avmae_nb.config import Model, Modality, Optim, Stack
+from avmae_nb.data.augment import mixup
 from avmae_nb.interop.names import MODALITY, blank, from_released, released_names, to_released
-from avmae_nb.interop.released import infer
+from avmae_nb.interop.init import init_from_autoencoder
+from avmae_nb.interop.released import infer, infer_classifier
+from avmae_nb.model.heads import EncoderClassifier, classification_loss
 from avmae_nb.model.losses import mae_loss
 from avmae_nb.model.mae import AVMAE
 from avmae_nb.model.masking import from_indices
+from avmae_nb.model.mbt import MBT, Classifier, mean_logits
 from avmae_nb.model.patching import grid_of, patchify
-from avmae_nb.train.optim import optimizer, warmup_cosine
+from avmae_nb.train.metrics import multilabel_scores
+from avmae_nb.train.optim import layer_multipliers, optimizer, warmup_cosine
 
 FORWARD, GRADIENT, HALF = 1e-5, 1e-4, 1e-2
 ENCODERS = {'concat_and_encode': 'early', 'same_encoder': 'shared', 'separate_encoders': 'separate', 'separate_encoders_and_concat': 'mid'}
@@ -175,14 +180,20 @@ def run_pretrain(case, errors):
 
 # ---- optimiser
 
+def schedule_of(case):
+    "Options of `Optim` from the recorded schedule; one step counts as an epoch"
+    lr = case.option('lr_configs', {})
+    refuse(case, [(lr.get('alpha'), 'a cosine that ends above zero'), (set(re.findall(r'\w+', lr.get('factors', ''))) - {'constant', 'linear_warmup', 'cosine_decay'}, f'schedule {lr.get("factors")!r}')])
+    return dict(warmup_epochs=lr.get('warmup_steps', 0.), schedule='cosine' if 'cosine_decay' in lr.get('factors', '') else 'constant', clip_norm=case.option('max_grad_norm'))
+
 def run_pretrain_steps(case, errors):
     net, table = pretrain_model(case, case.under('step_0/inputs/'))
     lr, kind = case.option('lr_configs', {}), case.option('optimizer', 'adam')
     if kind != 'adam': raise Unsupported(f'pre-training with {kind}')
     refuse(case, [(case.option('optimizer_configs.weight_decay'), "decay inside the release's Adam")])
     betas = tuple(case.option(f'optimizer_configs.beta{i}', b) for i, b in ((1, 0.9), (2, 0.999)))
-    tx = optimizer(Optim(betas=betas, weight_decay=case.option('explicit_weight_decay', 0.), decay='released', warmup_epochs=lr['warmup_steps'], clip_norm=case.option('max_grad_norm')),
-                   lr['base_learning_rate'], lr['steps_per_cycle'], 1.)
+    tx = optimizer(Optim(betas=betas, weight_decay=case.option('explicit_weight_decay', 0.), decay='released', **schedule_of(case)),
+                   lr['base_learning_rate'], lr.get('steps_per_cycle', 1), 1.)
     params = nnx.state(net, nnx.Param)
     state = tx.init(params)
     def update(grads, state, params):
@@ -206,9 +217,171 @@ def run_schedule(case, errors):
     got = jax.vmap(warmup_cosine(base, warmup, total))(steps[keep])
     errors.add('rate', 'learning_rate', got, case['learning_rate'][keep], base)
 
+# ---- fine-tuning
+
+def mbt_model(case, inputs):
+    "An `MBT` with the case's parameters, the table of names, and the order in which the release lists modalities"
+    o, params = case.option, case.under('params/')
+    listed = [ours(m) for m in o('model.modality_fusion', list(inputs))]
+    fuses = len(listed) > 1 and o('model.fusion_layer', 0) < o('model.num_layers', 0)
+    refuse(case, [(fuses and not o('model.use_bottleneck', False), 'fusion without bottleneck tokens'), (o('model.share_encoder') and len(listed) > 1, 'modalities that share their layers'),
+                  (o('model.classifier', 'gap') != 'gap', f'a classifier on {o("model.classifier")!r}'), (o('model.representation_size'), 'a hidden layer in the head'),
+                  (fuses and o('model.test_with_bottlenecks', True) is False, 'bottlenecks in training only'), (o('model.dropout_rate') or o('model.attention_dropout_rate'), 'dropout'),
+                  (o('l2_decay_factor'), 'an L2 penalty inside the loss'), (o('model.attention_config.type', 'spacetime') != 'spacetime', 'factorised attention'),
+                  (len(listed) > 2 or not set(listed) <= set(MODALITY), f'modalities {listed}'), ('class_weights' in str(case.meta), 'class weights')])
+    heads = tuple(o('dataset_configs.class_splits', ())) or None
+    choices = dict(fusion_layer=o('model.fusion_layer', 0), stochastic_depth=o('model.stochastic_droplayer_rate', 0.), dropped='released', dtype=o('model_dtype_str', 'float32'))
+    if heads: choices['classes'] = heads
+    model, mods, _ = infer_classifier(params, {ours(k): v.shape[1:3] if v.ndim == 4 else v.shape[1:4] for k, v in inputs.items()}, **choices)
+    net = blank(lambda: MBT(model, mods, nnx.Rngs(0)))
+    table = released_names(net, listed[0])
+    report = from_released(net, params, table)
+    left = [k for k in report.unused if not (k == 'bottleneck' and len(mods) == 1)]   # the release keeps bottlenecks that one modality never uses
+    if report.fresh or left: raise Unsupported(f'parameters without a place: {(report.fresh + left)[:3]}')
+    return net, table, listed
+
+def fine_tuning_loss(case, net, labels, example_mask):
+    kind = 'sigmoid' if 'multilabel' in case.option('model_name', '') else 'softmax'
+    return lambda out: classification_loss(out['logits'], labels, kind, case.option('label_smoothing', 0.), net.config.classes, example_mask)[0]
+
+def fine_tuning_grads(net, inputs, loss, drops=None):
+    graph, params, rest = nnx.split(net, nnx.Param, ...)
+    def f(p):
+        out = nnx.merge(graph, p, rest)(inputs, drops)
+        return loss(out), out
+    return jax.value_and_grad(f, has_aux=True)(params)
+
+def labels_of(case, step=''):
+    per = case.under(f'{step}label/')
+    return {ours(k): jnp.asarray(v) for k, v in per.items()} if per else jnp.asarray(case[f'{step}label'])
+
+def drops_of(case, net, step=''):
+    "The recorded pattern of dropped branches"
+    prefix, layers = f'{step}drop_pattern', range(net.config.encoder_layers.layers)
+    if not net.config.stochastic_depth: return None
+    if not case.under(prefix + '/'): raise Unsupported('stochastic depth without a recorded pattern')
+    return {m: jnp.stack([jnp.stack([jnp.asarray(case[f'{prefix}/{l}/{theirs(m)}/{b}']).reshape(-1) for b in ('attention', 'mlp')]) for l in layers]) for m in net.modalities}
+
+def without_idle(theirs, ours): return {k: v for k, v in theirs.items() if k in ours or np.abs(v).max() > 0 or k != 'bottleneck'}
+
+def run_mbt(case, errors):
+    net, table, listed = mbt_model(case, case.under('inputs/'))
+    inputs = inputs_of(case, net)
+    drops = drops_of(case, net)
+    (loss, out), grads = fine_tuning_grads(net, inputs, fine_tuning_loss(case, net, labels_of(case), batch_mask(case)), drops)
+    plain = net(inputs) if drops is not None else out
+    joined = lambda o: np.concatenate([np.asarray(o['encoded'][m]) for m in listed], 1)
+    for m, x in out['logits'].items():
+        for name in (f'train_logits/{theirs(m)}', 'train_logits'):
+            if name in case: errors.add('forward', name, x, case[name])
+    for name, value in (('encoder_output', joined(out)), ('eval_encoder_output', joined(plain)), ('eval_logits', mean_logits(plain['logits']))):
+        if name in case: errors.add('forward', name, value, case[name])
+    if 'loss' in case: errors.add('loss', 'loss', loss, case['loss'])
+    got = to_released(net, grads, table)
+    if case.under('grads/'): errors.arrays('gradients', got, without_idle(case.under('grads/'), got))
+
+def run_mbt_steps(case, errors):
+    net, table, _ = mbt_model(case, case.under('step_0/inputs/'))
+    lr, kind, o = case.option('lr_configs', {}), case.option('optimizer', 'momentum'), case.option
+    if kind not in ('momentum', 'sgd'): raise Unsupported(f'fine-tuning with {kind}')
+    refuse(case, [(o('optimizer_configs.nesterov'), 'Nesterov momentum'), (o('optimizer_configs.weight_decay'), 'weight decay in fine-tuning')])
+    tx = optimizer(Optim(kind='sgd', momentum=o('optimizer_configs.momentum', 0.9 if kind == 'momentum' else 0.), weight_decay=o('explicit_weight_decay', 0.), decay='released', **schedule_of(case),
+                         layer_decay=o('optimizer_configs.layerwise_decay') or 1.), lr['base_learning_rate'], lr.get('steps_per_cycle', 1), 1.)
+    params = nnx.state(net, nnx.Param)
+    state = tx.init(params)
+    for step in sorted({k.split('/')[0] for k in case.arrays if k.startswith('step_')}, key=lambda s: int(s[5:])):
+        inputs, labels = inputs_of(case, net, f'{step}/'), labels_of(case, f'{step}/')
+        if f'{step}/mixup_weights' in case:
+            w = case[f'{step}/mixup_weights'].reshape(-1)
+            inputs, labels = mixup(inputs, labels, {m: w[list(MODALITY).index(m) if len(w) > 1 else 0] for m in inputs})
+        (loss, _), grads = fine_tuning_grads(net, inputs, fine_tuning_loss(case, net, labels, batch_mask(case, f'{step}/')), drops_of(case, net, f'{step}/'))
+        if f'{step}/loss' in case: errors.add('loss', f'{step}/loss', loss, case[f'{step}/loss'])
+        got = to_released(net, grads, table)
+        if case.under(f'{step}/grads/'): errors.arrays('gradients', got, without_idle(case.under(f'{step}/grads/'), got))
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        nnx.update(net, params)
+        got, want = to_released(net, None, table), case.under(f'{step}/params_after/')
+        errors.arrays('parameters', got, {k: v for k, v in want.items() if k in got or k != 'bottleneck'})
+
+# ---- pieces
+
+NAME_MODALITIES = {'video': Modality((2, 16, 16), (2, 16, 16), 3), 'audio': Modality((16, 16), (16, 16), 1)}
+
+def named_modalities(names):
+    found = {'video': any(n.startswith(('embedding/', 'embedding_rgb/')) for n in names), 'audio': any(n.startswith('embedding_spectrogram/') for n in names)}
+    return {m: NAME_MODALITIES[m] for m in found if found[m]}
+
+def depth(names, prefix): return max([int(re.search(r'encoderblock_(\d+)', n)[1]) + 1 for n in names if n.startswith(prefix + '/encoderblock_')], default=0)
+
+def named_encoder(names, **more):
+    "The smallest `Model` whose parameters have these names"
+    joint, own, one = depth(names, 'Transformer_concat'), max(depth(names, 'Transformer_rgb'), depth(names, 'Transformer_spectrogram')), depth(names, 'Transformer')
+    mid = any(n.startswith('Transformer_concat/') for n in names)
+    encoder = 'mid' if mid else 'separate' if own else 'early'
+    decoders = 'separate' if any(n.startswith('Decoder_rgb/') or n.startswith('Decoder_spectrogram/') for n in names) else 'shared'
+    return Model(encoder=encoder, decoder=decoders, fusion_depth=joint, encoder_stack=Stack(2, joint + own or one, 1, 2), modality_tokens=any('modality_token' in n for n in names),
+                 decoder_stack=Stack(2, max(depth(names, 'Decoder'), depth(names, 'Decoder_rgb'), depth(names, 'Decoder_spectrogram')), 1, 2), **more)
+
+def named_mbt(names):
+    layers = depth(names, 'Transformer')
+    return blank(lambda: MBT(Classifier(classes=(2,), fusion_layer=layers, encoder_stack=Stack(2, layers, 1, 2), modality_tokens=any('modality_token' in n for n in names)), named_modalities(names), nnx.Rngs(0)))
+
+def named_target(names):
+    "A fine-tuning model whose parameters have these names"
+    if any(n.startswith('ProjectionHead') for n in names): return named_mbt(names)
+    net = blank(lambda: EncoderClassifier(named_encoder(names), named_modalities(names), (2,), nnx.Rngs(0)))
+    strange = set(names) - {r.name for r in released_names(net).values()}
+    if strange: raise Unsupported(f'a target with parameters without a place: {sorted(strange)[:3]}')
+    return net
+
+def run_init(case, errors):
+    targets, origins, left = ([str(x) for x in case[k]] for k in ('target', 'origin', 'unused_sources'))
+    names = sorted({o for o in origins if not o.startswith('<')} | set(left))
+    target, source = named_target(targets), blank(lambda: AVMAE(named_encoder(names), named_modalities(names), nnx.Rngs(0)))
+    there, here = ({k: r.name for k, r in released_names(m, n).items()} for m, n in ((target, None), (source, 'video' if 'decoder_projection/kernel' in names else None)))
+    report = init_from_autoencoder(target, source)
+    got = {there[k]: here[v] for k, v in report.restored.items()} | {there[k]: '<not restored>' for k in report.fresh}
+    ours_only = {'embedding_spectrogram/kernel', 'embedding_spectrogram/bias'}   # the release loses the audio patch embedding
+    expected = dict(zip(targets, origins))
+    wrong = [k for k in expected if got.get(k, '<not restored>') != (k if k in ours_only and k in names else expected[k])]
+    wrong += [f'unused {k}' for k in set(left) ^ {here[k] for k in report.unused} if not (k in ours_only and k in got)]
+    errors.add('names', str(wrong[:3]), np.float64(len(wrong)), np.float64(0) if wrong else np.float64(len(wrong)))
+
+def run_layerwise(case, errors):
+    want = {k: float(v.reshape(-1)[0]) for k, v in case.under('multiplier/').items()}
+    net = named_target(want)
+    if any(k.startswith('Transformer_concat/') for k in want) and (net.config.encoder_layers.layers, net.config.fusion_depth) != (12, 2): raise Unsupported('the release numbers joint blocks rightly for 12 layers with 2 joint ones only')
+    state = nnx.state(net, nnx.Param)
+    decay = max((v for v in want.values() if v < 1), default=1.)   # of the top block
+    got = to_released(net, jax.tree.map(lambda f, x: jnp.broadcast_to(f, x.shape), layer_multipliers(state, decay), state))
+    for k, v in want.items():
+        if k == 'bottleneck' and k not in got: continue
+        errors.add('multipliers', k, np.unique(got[k]) if k in got else np.zeros(2), v)
+
+def run_mixup(case, errors):
+    inputs, w = inputs_of(case), case['weights'].reshape(-1)
+    mixed, labels = mixup(inputs, jnp.asarray(case['label']), {m: w[list(MODALITY).index(m) if len(w) > 1 else 0] for m in inputs})
+    for m in inputs:
+        errors.add('forward', f'inputs/{theirs(m)}', mixed[m], case[f'mixed/inputs/{theirs(m)}'])
+        for name in (f'mixed/label/{theirs(m)}', 'mixed/label'):
+            if name in case: errors.add('forward', name, labels[m], case[name])
+
+def run_map(case, errors):
+    scores = multilabel_scores(case['logits'], case['labels'], batch_mask(case))
+    got = {'AUC': scores.auc, 'd-prime': scores.d_prime, 'mAP': scores.map, 'nanmean_average_precision': scores.map, **{f'per_class_average_precision_{i}': v for i, v in enumerate(scores.per_class)}}
+    for k, v in case.under('summary/').items():
+        if k in got and np.isfinite(v): errors.add('forward', k, got[k], v)   # a class without positives has no value
+
 # ---- which case is which
 
 FAMILIES = [(lambda c: 'steps' in c and 'learning_rate' in c, run_schedule),
+            (lambda c: 'target' in c and 'origin' in c, run_init),
+            (lambda c: bool(c.under('multiplier/')), run_layerwise),
+            (lambda c: bool(c.under('mixed/')), run_mixup),
+            (lambda c: bool(c.under('summary/')), run_map),
+            (lambda c: bool(c.under('params/ProjectionHeadAndClassifier_0/')) and any(k.startswith('step_') for k in c.arrays), run_mbt_steps),
+            (lambda c: bool(c.under('params/ProjectionHeadAndClassifier_0/')), run_mbt),
             (lambda c: any(k.startswith('params/decoder_projection') for k in c.arrays) and any(k.startswith('step_') for k in c.arrays), run_pretrain_steps),
             (lambda c: any(k.startswith('params/decoder_projection') for k in c.arrays), run_pretrain)]
 

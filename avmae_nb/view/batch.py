@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['real_clips', 'clip_titles', 'missing', 'clip_players', 'show_batch', 'hidden_grids', 'draw_masks', 'show_masks']
 
-# %% ../../nbs/view/02_batch.ipynb #91b5e240
+# %% ../../nbs/view/02_batch.ipynb #b0e20e15
 import jax, numpy as np
 from ..config import Pretrain
 from ..data.logmel import denormalise, invert
@@ -13,7 +13,7 @@ from ..train.pretrain import batch_masks
 from .figure import Page, Row, as_bytes, decibels, draw_page
 from .panel import Panel, audio_player, table_html, table_text, video_player
 
-# %% ../../nbs/view/02_batch.ipynb #e1413879
+# %% ../../nbs/view/02_batch.ipynb #b59d185d
 def real_clips(batch: dict, count: int) -> np.ndarray:
     "Rows of a batch that are clips and not padding, at most `count`"
     size = len(next(iter(batch.values())))
@@ -32,7 +32,7 @@ def missing(batch: dict, clip: int, config: Pretrain) -> list[str]:
     "Modalities that this clip does not have"
     return [m for m in config.inputs if f'present/{m}' in batch and not batch[f'present/{m}'][clip]]
 
-# %% ../../nbs/view/02_batch.ipynb #4363bf7f
+# %% ../../nbs/view/02_batch.ipynb #5a995bb9
 def _sound(x, config: Pretrain, name: str):
     "Approximate waveform of a log-mel input, None if it cannot be had"
     x, logmel = np.asarray(x, np.float32), config.inputs[name].logmel
@@ -49,7 +49,7 @@ def clip_players(values: dict, config: Pretrain, label: str) -> str:  # values: 
     if abs(len(wave) / rate - config.modalities[m].seconds) < 0.1: return video_player(frames, fps, label + ' (sound inverted, approximate)', wave, rate)
     return video_player(frames, fps, label) + audio_player(wave, rate, label + ': sound (inverted, approximate)')
 
-# %% ../../nbs/view/02_batch.ipynb #3ae1c411
+# %% ../../nbs/view/02_batch.ipynb #ab0bc178
 def _facts(batch, clips, config, titles) -> tuple[list, list[str]]:
     "A row of figures for each clip: ranges that tell black frames and silence at a glance"
     rows, columns = [], ['clip']
@@ -81,7 +81,7 @@ def show_batch(batch: dict,        # as the loader gives it
     alt = f'{len(clips)} clips, each {_span(config)}: ' + '; '.join(titles) + '.'
     return Panel(draw_page(rows, config, list(zip(titles, notes))), alt, table_text(*facts), f'A batch: {len(clips)} of {len(real_clips(batch, 10**9))} clips', extra)
 
-# %% ../../nbs/view/02_batch.ipynb #4889112e
+# %% ../../nbs/view/02_batch.ipynb #1da6b32e
 def hidden_grids(masks: dict) -> dict[str, np.ndarray]:
     "Boolean grids `[batch, tokens]`, True where hidden, from masks of the model or from boolean arrays"
     return {m: np.asarray(k.hidden() if hasattr(k, 'hidden') else k).reshape(len(k.hidden() if hasattr(k, 'hidden') else k), -1) for m, k in masks.items()}

@@ -6,7 +6,7 @@
 __all__ = ['bytes_text', 'size_of', 'parameter_table', 'token_table', 'time_step', 'time_loading', 'cost_table', 'plot_schedule',
            'remarks', 'check']
 
-# %% ../../nbs/view/06_check.ipynb #0a9fad54
+# %% ../../nbs/view/06_check.ipynb #3512ebb3
 import math, time
 import jax, jax.numpy as jnp, numpy as np
 from .. import devices
@@ -17,7 +17,7 @@ from ..train.learner import Learner
 from .batch import draw_masks, hidden_grids, show_batch
 from .panel import COLOURS, Panel, Stack, new_figure, style, table
 
-# %% ../../nbs/view/06_check.ipynb #c4c0bd43
+# %% ../../nbs/view/06_check.ipynb #e1607883
 def bytes_text(n: float | None) -> str:
     "`3.1 MB`, `1.2 GB`"
     if n is None: return 'unknown'
@@ -38,7 +38,7 @@ def parameter_table(params: dict) -> Panel:  # nested dict of arrays
     rows = [(name, count(params[name]), f'{100 * count(params[name]) / total:.1f}%', bytes_text(size_of(params[name]))) for name in order]
     return table(rows + [('all', total, '100%', bytes_text(size_of(params)))], ['part', 'parameters', 'share', 'size'], 'Parameters')
 
-# %% ../../nbs/view/06_check.ipynb #bd1f5811
+# %% ../../nbs/view/06_check.ipynb #9cd52b77
 def _mask_text(mask) -> str:
     "A mask in words: `random 0.9`, `time 0.4 to 0.8 (range)`"
     ratio = f'{mask.ratio[0]:g} to {mask.ratio[1]:g} ({mask.schedule})' if isinstance(mask.ratio, tuple) else f'{mask.ratio:g}'
@@ -53,7 +53,7 @@ def token_table(config: Pretrain, masks: dict) -> Panel:
         rows.append((m, 'x'.join(map(str, v.shape)), 'x'.join(map(str, v.patch)), 'x'.join(map(str, v.grid)), v.tokens, v.values, _mask_text(config.masks[m]), span(hidden), span(v.tokens - hidden), v.weight))
     return table(rows, ['modality', 'input', 'patch', 'grid', 'tokens', 'values', 'mask', 'hidden', 'visible', 'weight in loss'], 'Tokens and masks')
 
-# %% ../../nbs/view/06_check.ipynb #7aeaf8fd
+# %% ../../nbs/view/06_check.ipynb #466768a0
 def time_step(learner: Learner, batch: dict, repeats: int = 3) -> dict:
     "Seconds of compiling and of a step; the learner's own state is not touched"
     state = jax.tree.map(jnp.copy, learner.state)
@@ -91,7 +91,7 @@ def cost_table(learner: Learner, times: dict, loading: float, batch: dict) -> Pa
             ('device memory at its peak', bytes_text(times['peak']) if times['peak'] else 'this device does not say')]
     return table(rows, ['what', 'how much'], 'Cost')
 
-# %% ../../nbs/view/06_check.ipynb #f5fa8c0c
+# %% ../../nbs/view/06_check.ipynb #2d43905c
 def _ratio_now(mask, progress):
     "Mask ratio at `progress` from 0 to 1, None unless it is scheduled"
     if not isinstance(mask.ratio, tuple) or mask.schedule == 'range': return None
@@ -118,7 +118,7 @@ def _draw_ratios(ax, at, ratios: dict):
     for i, (m, r) in enumerate(ratios.items()): ax.plot(at, r, color=COLOURS[1 + i], ls='--', lw=1.2, label=f'mask ratio, {m}')
     ax.set(ylim=(0, 1), ylabel='mask ratio'); ax.spines['right'].set_visible(True); ax.legend(loc='lower right')
 
-# %% ../../nbs/view/06_check.ipynb #503799c5
+# %% ../../nbs/view/06_check.ipynb #f3cdcd98
 def remarks(learner: Learner, batch: dict, times: dict, loading: float) -> list[str]:
     "What looks wrong or wasteful, and what to do about it"
     config, out = learner.config, [str(n) for n in getattr(learner.source, 'notes', ())]
@@ -138,7 +138,7 @@ def _device_table() -> Panel:
     rows = [tuple(line.split(None, 1)) for line in repr(devices.describe()).splitlines()]
     return table(rows, ['device', 'found'], 'Device')
 
-# %% ../../nbs/view/06_check.ipynb #862e88ce
+# %% ../../nbs/view/06_check.ipynb #5666ba12
 def check(learner: Learner, clips: int = 2) -> Stack:  # clips drawn
     "Everything to look at before training, on one page; a few steps run on a copy of the state"
     batch = learner.loader.batch_at(learner.steps_done)

@@ -6,7 +6,7 @@
 __all__ = ['MASK_FACE', 'MASK_LINES', 'as_bytes', 'decibels', 'mel_bin', 'TimeAxis', 'time_axis', 'draw_hidden', 'strip_boxes',
            'draw_strip', 'draw_spectrogram', 'draw_leaders', 'Row', 'Page', 'row_limits', 'draw_page']
 
-# %% ../../nbs/view/01_figure.ipynb #82d5bd3d
+# %% ../../nbs/view/01_figure.ipynb #d42fe610
 import math
 from dataclasses import dataclass
 import numpy as np
@@ -14,7 +14,7 @@ from ..config import LogMel, Modality, Pretrain
 from ..data.logmel import hz_of_bin
 from .panel import new_figure, style
 
-# %% ../../nbs/view/01_figure.ipynb #67c7b677
+# %% ../../nbs/view/01_figure.ipynb #ee378925
 def as_bytes(frames: np.ndarray) -> np.ndarray:
     "Frames as uint8, from uint8 or from `[-1, 1]`; values beyond are clipped"
     frames = np.asarray(frames)
@@ -29,7 +29,7 @@ def mel_bin(hertz, logmel: LogMel) -> np.ndarray:
     "Where a frequency lies on the bin axis (bin 0 has its centre at 0)"
     return np.interp(hertz, hz_of_bin(logmel), np.arange(logmel.bins))
 
-# %% ../../nbs/view/01_figure.ipynb #de4fafc9
+# %% ../../nbs/view/01_figure.ipynb #d012ce62
 @dataclass(frozen=True)
 class TimeAxis:
     "Which frames are shown, where, on an axis of `seconds`"
@@ -50,7 +50,7 @@ def time_axis(modalities: dict[str, Modality], shown: int = 8) -> TimeAxis:
     index = tuple(int(i) for i in np.arange(count) * frames // count)
     return TimeAxis(seconds, index, tuple(i * video.seconds / video.shape[0] for i in index), tuple(k * seconds / count for k in range(count)), seconds / count)
 
-# %% ../../nbs/view/01_figure.ipynb #3804c884
+# %% ../../nbs/view/01_figure.ipynb #9500a686
 MASK_FACE, MASK_LINES = '0.86', '0.66'   # light grey, hatched darker: seen on dark and bright, and without colour
 
 def draw_hidden(ax, boxes: list):  # of (left, bottom, width, height) in data units
@@ -89,7 +89,7 @@ def draw_leaders(ax, axis: TimeAxis):
     for edge, time in zip(axis.edges, axis.times): ax.plot([edge + 0.48 * axis.width, time], [1, 0], color='0.55', lw=0.6, solid_capstyle='round')
     ax.plot([axis.times[0], axis.times[-1]], [0, 0], color='0.55', lw=1.2); ax.set(xlim=(0, axis.seconds), ylim=(0, 1)); ax.set_axis_off()
 
-# %% ../../nbs/view/01_figure.ipynb #87a033ff
+# %% ../../nbs/view/01_figure.ipynb #34954f49
 @dataclass(frozen=True)
 class Row:
     "One kind of picture of one modality, for all clips"
@@ -138,7 +138,7 @@ def _draw_row(ax, row, clip, config, axis, limits):
     draw_spectrogram(ax, row.values[clip], modality, config.inputs[row.modality].logmel, limits[row.modality], hidden)
     ax.set_xlim(0, axis.seconds)
 
-# %% ../../nbs/view/01_figure.ipynb #5bfe82e2
+# %% ../../nbs/view/01_figure.ipynb #b82bb967
 def draw_page(rows: list[Row], config: Pretrain, titles: list[tuple[str, str]], page: Page = Page()):
     "A figure of clips in blocks; `titles` holds a bold title and a remark on the right for each clip"
     axis = time_axis(config.modalities, page.shown); clips = len(rows[0].values); columns = min(page.columns, clips)

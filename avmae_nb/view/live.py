@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['mosaic', 'curves_svg', 'Status', 'status_line', 'status_text', 'status_html', 'in_notebook', 'Live']
 
-# %% ../../nbs/view/05_live.ipynb #d8e69395
+# %% ../../nbs/view/05_live.ipynb #8de7ba89
 import base64, functools, html, io, time
 from collections import deque
 import jax, numpy as np
@@ -16,12 +16,12 @@ from ..model.flops import step_flops
 from ..model.mae import Reconstruction
 from ..model.patching import preprocess
 from ..train.callbacks import clock
-from .batch import draw_masks, real_clips
+from .batch import real_clips
 from .figure import as_bytes, decibels, time_axis
 from .panel import COLOURS, data_uri, table_html, table_text, webp_bytes
-from .results import _reconstruct, over_values, pick, said_statistics
+from .results import _reconstruct, over_values, pick, result_masks, said_statistics
 
-# %% ../../nbs/view/05_live.ipynb #49ae8659
+# %% ../../nbs/view/05_live.ipynb #90dca381
 @functools.cache
 def _magma() -> np.ndarray:
     import matplotlib
@@ -60,7 +60,7 @@ def mosaic(recs: dict[str, Reconstruction], config: Pretrain, width: int = 400) 
     fit = lambda row: np.pad(row, ((1, 2), (1, width + 7 - row.shape[1]), (0, 0)), constant_values=255)
     return np.concatenate([np.concatenate([fit(r) for r in column]) for column in rows], 1)
 
-# %% ../../nbs/view/05_live.ipynb #db881c1c
+# %% ../../nbs/view/05_live.ipynb #b8389634
 def _thin(points: list, most: int = 120) -> list:
     "At most `most` points, first and last among them"
     return [points[i] for i in np.unique(np.linspace(0, len(points) - 1, most).astype(int))] if len(points) > most else points
@@ -78,7 +78,7 @@ def curves_svg(curves: dict[str, list], steps: int, width: int = 400, height: in
     frame = f'<path d="M34 6V{height - 14}H{width - 6}" fill="none" stroke="#888"/><text x="30" y="14" text-anchor="end">{top:.2g}</text><text x="30" y="{height - 12}" text-anchor="end">0</text><text x="{width - 6}" y="{height - 2}" text-anchor="end">step {steps:,}</text>'
     return f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" font-size="11" style="background:#fff">{frame}{lines}</svg>'
 
-# %% ../../nbs/view/05_live.ipynb #7397345d
+# %% ../../nbs/view/05_live.ipynb #5d8aad1c
 class Status:
     "What the panel says"
     def __init__(self, steps: int = 1, batch: int = 1, epoch_steps: float | None = None, flops: float | None = None, peak: float | None = None):
@@ -121,7 +121,7 @@ def _eval_table(s: Status) -> tuple[list, list]:
     names = list(dict.fromkeys(names))
     return [(step, *(row.get(n) for n in names)) for step, row in s.evals[-4:]], ['step', *(n.replace('eval/', 'held-out ') for n in names)]
 
-# %% ../../nbs/view/05_live.ipynb #125bdc45
+# %% ../../nbs/view/05_live.ipynb #1096dde4
 def status_text(s: Status) -> str:
     "The text face"
     return '\n'.join(p for p in (status_line(s), _loss_line(s), table_text(*_eval_table(s)) if s.evals else '') if p)
@@ -138,7 +138,7 @@ def status_html(s: Status) -> str:
     table = f'<div style="display:inline-block;vertical-align:top">{table_html(*_eval_table(s))}</div>' if s.evals else ''
     return f'<div style="max-width:860px">{bar}{lines}{curves}{table}{s.picture}</div>'
 
-# %% ../../nbs/view/05_live.ipynb #c231d627
+# %% ../../nbs/view/05_live.ipynb #e4805b1c
 def in_notebook() -> bool:
     "Whether cells are shown by a kernel, and not by a terminal"
     try: from IPython import get_ipython
@@ -172,7 +172,7 @@ class Live:
         "The clips of every picture, with their masks: held-out ones where there are some"
         batch = learner.evaluate.batches[0] if getattr(learner, 'evaluate', None) else learner.loader.batch_at(0)
         batch = pick(batch, real_clips(batch, self.clips))
-        return preprocess(batch, learner.config.modalities), draw_masks(batch, learner.config)
+        return preprocess(batch, learner.config.modalities), result_masks(batch, learner.config)
 
     def _ask(self, learner):
         "Give the device a reconstruction to do; nobody waits for it"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/all.ipynb #1e2ab011
+# %% ../nbs/all.ipynb #2f67b2e8
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx

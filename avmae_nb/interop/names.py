@@ -7,7 +7,7 @@ __all__ = ['MODALITY', 'INSIDE', 'PER_MODALITY', 'JOINT', 'CODES', 'parameters',
            'inside', 'released_shape', 'Released', 'released_names', 'to_released', 'from_released', 'flatten',
            'unflatten']
 
-# %% ../../nbs/interop/00_names.ipynb #262bb372
+# %% ../../nbs/interop/00_names.ipynb #4c32123a
 import re
 from dataclasses import dataclass, field
 import jax, jax.numpy as jnp, numpy as np
@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array
 from ..train.optim import leaf_names
 
-# %% ../../nbs/interop/00_names.ipynb #e207fb0b
+# %% ../../nbs/interop/00_names.ipynb #2d119920
 def parameters(tree) -> dict[str, np.ndarray]:
     "Arrays of a module, or of a state or gradient of one, on the host, by dotted name; layers stacked for a scan come one by one"
     if isinstance(tree, nnx.Module): tree = nnx.state(tree, nnx.Param)
@@ -44,7 +44,7 @@ def blank(make) -> nnx.Module:   # e.g. `lambda: AVMAE(...)`
     nnx.update(model, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), nnx.state(model)))
     return model
 
-# %% ../../nbs/interop/00_names.ipynb #11270837
+# %% ../../nbs/interop/00_names.ipynb #ff2813f7
 def _folded(names) -> list[str]:
     "Names with their layer numbers folded together: `blocks.0..3.norm1.scale`"
     groups = {}
@@ -68,7 +68,7 @@ class WeightReport:
         return '\n'.join(parts + [f'  {kind:9} {n}' for kind, names in (('restored', kept), ('fresh', _folded(self.fresh)), ('unused', _folded(self.unused))) for n in names])
     __repr__ = __str__
 
-# %% ../../nbs/interop/00_names.ipynb #d7864e81
+# %% ../../nbs/interop/00_names.ipynb #cc6b8dfc
 MODALITY = {'video': 'rgb', 'audio': 'spectrogram'}
 INSIDE = {'norm1': 'LayerNorm_0', 'norm2': 'LayerNorm_1', 'attention': 'MultiHeadDotProductAttention_0', 'mlp': 'MlpBlock_0', 'up': 'Dense_0', 'down': 'Dense_1', 'norm': 'encoder_norm'}
 PER_MODALITY = {'embedding': 'embedding_{}', 'modality_token': 'Encoder_modality_token_{}', 'positions': 'posembed_input_{}',
@@ -92,7 +92,7 @@ def _released_name(name: str, strategies: dict[str, str], naming: str | None = N
     if naming == 'video': head = PER_MODALITY[ours].removesuffix('_{}')
     return '/'.join(filter(None, [head, inside(tail) if tail else '']))
 
-# %% ../../nbs/interop/00_names.ipynb #6b67a91a
+# %% ../../nbs/interop/00_names.ipynb #052a288b
 def released_shape(name: str, x: Array, heads: int, patch: tuple[int, ...] | None = None) -> tuple[int, ...]:
     "The shape of our array `x` under its released `name`; `patch` is that of the modality, channels last"
     if name.endswith(('query/kernel', 'key/kernel', 'value/kernel')): return (x.shape[0], heads, x.shape[1] // heads)
@@ -135,7 +135,7 @@ def released_names(model: nnx.Module, naming: str | None = None) -> dict[str, Re
         out[ours] = Released(name, released_shape(name, x, heads, mine and (*mine.patch, mine.channels)))
     return out
 
-# %% ../../nbs/interop/00_names.ipynb #0dadc74c
+# %% ../../nbs/interop/00_names.ipynb #f9fe675b
 def to_released(model: nnx.Module, tree=None, table: dict[str, Released] | None = None) -> dict[str, np.ndarray]:
     "A model's parameters (or `tree`: a gradient of them) under released names and shapes"
     table = table or released_names(model)
@@ -155,7 +155,7 @@ def from_released(model: nnx.Module, params: dict[str, np.ndarray], table: dict[
     report.unused = sorted(set(params) - {r.name for r in table.values()})
     return report
 
-# %% ../../nbs/interop/00_names.ipynb #f11f4f83
+# %% ../../nbs/interop/00_names.ipynb #e0730665
 def flatten(tree: dict, prefix: str = '') -> dict[str, np.ndarray]:
     "A nested dict of arrays as `{'a/b': array}`"
     out = {}

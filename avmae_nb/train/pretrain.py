@@ -6,7 +6,7 @@
 __all__ = ['batch_masks', 'clip_weights', 'MaskedReconstruction', 'build_model', 'EvalLoss', 'run_steps', 'shorten', 'every',
            'check_batch', 'default_callbacks', 'pretrain', 'take_up', 'load']
 
-# %% ../../nbs/train/04_pretrain.ipynb #c79095ba
+# %% ../../nbs/train/04_pretrain.ipynb #d1f57caa
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +26,7 @@ from .checkpoint import CheckpointError, Checkpoints, abstract_tree, open_run, r
 from .learner import Learner, Settings, Term, Weights, add_terms, as_terms, means, total_loss
 from .optim import optimizer
 
-# %% ../../nbs/train/04_pretrain.ipynb #9dba0c3f
+# %% ../../nbs/train/04_pretrain.ipynb #8bc097ba
 def batch_masks(batch: dict, config: Pretrain, key, progress=0.) -> dict[str, Masking]:
     "Masks for one batch; modalities that a clip lacks are hidden as a whole"
     size = next(iter(batch[m] for m in config.modalities)).shape[0]
@@ -57,7 +57,7 @@ def build_model(config: Pretrain) -> AVMAE:
     "The autoencoder of a configuration with its initial weights, drawn from `train.seed`"
     return AVMAE(config.model, config.modalities, nnx.Rngs(config.train.seed))
 
-# %% ../../nbs/train/04_pretrain.ipynb #80c1dc12
+# %% ../../nbs/train/04_pretrain.ipynb #b75d1ba7
 class EvalLoss:
     "`eval/loss` and `eval/loss/<modality>` of a learner on fixed held-out clips with fixed masks"
     def __init__(self, objective, source: Source, config: Pretrain):
@@ -90,7 +90,7 @@ class EvalLoss:
         total = sum(v.weight * found[f'loss/{m}'] for m, v in self.config.modalities.items())
         return {k: float(v) for k, v in {'eval/loss': total, **{f'eval/{k}': v for k, v in found.items()}}.items()}
 
-# %% ../../nbs/train/04_pretrain.ipynb #393d6d69
+# %% ../../nbs/train/04_pretrain.ipynb #47e25002
 def run_steps(config: Pretrain, steps_per_epoch: float) -> int:
     "Steps of the whole run"
     return max(1, config.train.steps if config.train.steps is not None else round(config.train.epochs * steps_per_epoch))
@@ -106,7 +106,7 @@ def every(steps: int, wanted: int | None) -> int:
     "As configured, or ten times a run"
     return wanted if wanted else max(1, round(steps / 10))
 
-# %% ../../nbs/train/04_pretrain.ipynb #1a9f0883
+# %% ../../nbs/train/04_pretrain.ipynb #3c965d5c
 def check_batch(config: Pretrain, devs: list):
     "Refuse a batch that cannot be spread over devices and micro-batches, before anything is loaded"
     unit = len(devs) * config.optim.accumulate
@@ -154,7 +154,7 @@ def take_up(learner: Learner):
     before = read_meta(store.folder/str(step)).get('digest')
     if before != digest: print(f'{learner.run}: the data has changed since step {step} (fingerprint {before}, now {digest}): the batches from here on are not those of the original run')
 
-# %% ../../nbs/train/04_pretrain.ipynb #870ed67a
+# %% ../../nbs/train/04_pretrain.ipynb #7db75c1b
 def load(run: str | Path,
          which: str | int = 'latest',   # 'latest', 'best' (lowest eval/loss) or a step
          ema: bool | None = None) -> tuple[AVMAE, Pretrain]:   # None: averaged weights where the run has them

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['known', 'held_out', 'with_panel']
 
-# %% ../../nbs/view/07_learner.ipynb #c0ac475d
+# %% ../../nbs/view/07_learner.ipynb #91e5b37d
 import functools
 from fastcore.basics import patch
 from ..config import ConfigError
@@ -15,7 +15,7 @@ from ..train.rehearsal import Overfit, RateSearch
 from . import batch as _batch, check as _check, curves as _curves, results as _results
 from .live import Live, in_notebook
 
-# %% ../../nbs/view/07_learner.ipynb #0fe4739f
+# %% ../../nbs/view/07_learner.ipynb #01c4f65e
 def known(learner: Learner, what: str):  # 'config', 'source', 'evaluate'
     "What `pretrain` told its learner; a learner made by hand is told to use the functions"
     found = getattr(learner, what, None)
@@ -43,7 +43,7 @@ def check(self: Learner, clips: int = 2):
     known(self, 'config')
     return _check.check(self, clips)
 
-# %% ../../nbs/view/07_learner.ipynb #0babf00c
+# %% ../../nbs/view/07_learner.ipynb #ef56c4f4
 def with_panel(learner: Learner) -> Learner:
     "Put the live panel in the place of the text progress, when a notebook is there to show it"
     if in_notebook() and any(isinstance(c, Progress) for c in learner.callbacks) and not any(isinstance(c, Live) for c in learner.callbacks):
@@ -59,7 +59,7 @@ def _panel_first(fit):
 
 if not getattr(Learner.fit, 'has_panel', False): Learner.fit = _panel_first(Learner.fit)
 
-# %% ../../nbs/view/07_learner.ipynb #619a86a4
+# %% ../../nbs/view/07_learner.ipynb #60a43628
 @patch
 def show_results(self: Learner, count: int = 2, seed: int = 0):
     "Held-out clips: original, masked, reconstruction, pasted, and players"
@@ -84,7 +84,7 @@ def write_results(self: Learner, folder=None, count: int = 3) -> dict:
     batch, source = held_out(self)
     return _results.write_results(self.averaged, batch, known(self, 'config'), folder or self.run, count, source)
 
-# %% ../../nbs/view/07_learner.ipynb #c1cd4297
+# %% ../../nbs/view/07_learner.ipynb #8e52fb8f
 @patch
 def _repr_mimebundle_(self: RateSearch, include=None, exclude=None): return _curves.plot_lr(self)._repr_mimebundle_()
 

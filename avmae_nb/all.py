@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/all.ipynb #2f67b2e8
+# %% ../nbs/all.ipynb #bcf90a44
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
@@ -41,5 +41,5 @@ from .view.live import *
 from .view.check import *
 from .view.learner import *
 
-_everyday = {'source', 'folder', 'clips', 'synthetic'}   # words that a notebook wants for itself; they stay in avmae_nb.data
+_everyday = {'source', 'folder', 'clips', 'synthetic', 'config'}   # words that a notebook wants for itself; they stay in their modules
 __all__ = [name for name in globals() if not name.startswith('_') and name not in _everyday]

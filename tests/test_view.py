@@ -55,7 +55,7 @@ def test_tables_and_stacks():
     assert '1,234,567' in t.text and '0.0001235' in t.text and '–' in t.text
     lines = panel.table_text([('a', 1), ('b', 1000)], ['n', 'count']).splitlines()
     assert len({len(x) for x in lines}) == 1   # numbers are set to the right
-    s = panel.Stack(t, panel.Panel(np.zeros((4, 4, 3), np.uint8), alt='black'), title='both')
+    s = panel.Panels(t, panel.Panel(np.zeros((4, 4, 3), np.uint8), alt='black'), title='both')
     check_html(s.html); assert s.png and 'black' in s.text and s.alt == 'black'
 
 def test_the_notebook_gets_a_small_png_and_the_file_a_full_one():

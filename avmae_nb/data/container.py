@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VIDEO_EXTENSIONS', 'SOUND_EXTENSIONS', 'MAX_PIXELS', 'MAX_BYTES', 'NOT_MEDIA', 'TOLERANT', 'WHOLE', 'SLACK',
-           'MediaError', 'Reader', 'MediaInfo', 'describe', 'probe']
+           'MediaError', 'Reader', 'MediaInfo', 'media_info', 'probe']
 
 # %% ../../nbs/data/00_container.ipynb #a47a5e5b
 import itertools, os
@@ -199,7 +199,7 @@ def _reaches(reader, total):
         return max((reader.time(p) for p in reader.packets(*reader.streams) if p.size), default=0.0) > total - 5
     except (av.FFmpegError, MediaError): return False
 
-def describe(reader: Reader) -> MediaInfo:
+def media_info(reader: Reader) -> MediaInfo:
     "What an open file holds"
     total, by_stream = _declared(reader)
     trusted = total > WHOLE and _reaches(reader, total)
@@ -215,4 +215,4 @@ def describe(reader: Reader) -> MediaInfo:
 
 def probe(path) -> MediaInfo:
     "Duration, streams, size and rates of a file, without decoding"
-    with Reader(path) as reader: return describe(reader)
+    with Reader(path) as reader: return media_info(reader)

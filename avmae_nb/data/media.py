@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import av, numpy as np, soxr
 from fastcore.basics import patch
 from jaxtyping import Float, UInt8
-from .container import MAX_BYTES, SLACK, WHOLE, MediaError, MediaInfo, Reader, describe, probe
+from .container import MAX_BYTES, SLACK, WHOLE, MediaError, MediaInfo, Reader, media_info, probe
 
 _all_ = ['MediaError', 'MediaInfo', 'probe']   # who reads clips needs these too
 
@@ -175,7 +175,7 @@ def _tiled(reader, info, request, begin, length, start):
 def read_clip(path, request: Request = Request(), start: float = 0.0, segment: tuple = (0.0, None), info: MediaInfo | None = None) -> Clip:
     "The window at `start` seconds of a file, or of its `segment` (begin, end); past the end the clip starts over, picture and sound together. `info` saves a `probe`. Flags: no_picture, no_sound, silent, short, truncated"
     with Reader(path) as reader:
-        if info is None: info = describe(reader)
+        if info is None: info = media_info(reader)
         begin, length, start, flags = _window(info, request, start, segment)
         audio = _tiled(reader, info, request, begin, length, start) if info.audio and request.seconds else None
         video = reader.picture(begin + (start + request.times) % length, request.short_side) if info.video and request.frames else None

@@ -15,7 +15,7 @@ from ..model.flops import step_flops
 from ..train.callbacks import clock
 from ..train.learner import Learner
 from .batch import draw_masks, hidden_grids, show_batch
-from .panel import COLOURS, Panel, Stack, new_figure, style, table
+from .panel import COLOURS, Panel, Panels, new_figure, style, table
 
 # %% ../../nbs/view/06_check.ipynb #e1607883
 def bytes_text(n: float | None) -> str:
@@ -139,7 +139,7 @@ def _device_table() -> Panel:
     return table(rows, ['device', 'found'], 'Device')
 
 # %% ../../nbs/view/06_check.ipynb #5666ba12
-def check(learner: Learner, clips: int = 2) -> Stack:  # clips drawn
+def check(learner: Learner, clips: int = 2) -> Panels:  # clips drawn
     "Everything to look at before training, on one page; a few steps run on a copy of the state"
     batch = learner.loader.batch_at(learner.steps_done)
     times, loading = time_step(learner, batch), time_loading(learner)
@@ -147,4 +147,4 @@ def check(learner: Learner, clips: int = 2) -> Stack:  # clips drawn
     notes = Panel(text='\n'.join(f'- {s}' for s in said) if said else 'nothing to remark', title='Remarks')
     parts = [_device_table(), parameter_table(learner.state.params), token_table(learner.config, draw_masks(batch, learner.config)), cost_table(learner, times, loading, batch),
              notes, plot_schedule(learner), show_batch(batch, learner.config, clips, learner.source, players=0)]
-    return Stack(*parts, title=f'Before training: {learner.config.model.size}, {learner.config.model.encoder} encoder, {learner.config.model.decoder} decoder, batch {learner.config.train.batch}')
+    return Panels(*parts, title=f'Before training: {learner.config.model.size}, {learner.config.model.encoder} encoder, {learner.config.model.decoder} decoder, batch {learner.config.train.batch}')

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'STYLE', 'style', 'new_figure', 'as_image', 'png_bytes', 'small_png', 'webp_bytes', 'data_uri', 'Panel',
-           'table_text', 'table_html', 'table', 'Stack', 'wav_bytes', 'opus_bytes', 'audio_player', 'mp4_bytes',
+           'table_text', 'table_html', 'table', 'Panels', 'wav_bytes', 'opus_bytes', 'audio_player', 'mp4_bytes',
            'video_player', 'flipbook']
 
 # %% ../../nbs/view/00_panel.ipynb #2d725c34
@@ -150,7 +150,7 @@ def _below(pngs: list[bytes]) -> bytes:
     for i in images: page.paste(i, (0, top)); top += i.height + 8
     return png_bytes(page, None)
 
-class Stack(Panel):
+class Panels(Panel):
     "Panels below each other: the HTML, the pictures and the texts of all of them"
     def __init__(self, *panels: Panel, title: str = ''):
         pngs = [p.png for p in panels if p.png]

@@ -382,7 +382,7 @@ class Train(Config):
         for name in self.log_to:
             if name not in ('tensorboard', 'wandb', 'trackio'): raise ConfigError(f'Train.log_to {name!r}: {nearest(name, ["tensorboard", "wandb", "trackio"])}')
 
-# %% ../nbs/00_config.ipynb #a6120e54
+# %% ../nbs/00_config.ipynb #b1204bdd
 class Run(Config):
     "What runs of every kind have: `video`, `audio`, `data`, `optim`, `train`"
     def check(self):
@@ -398,6 +398,10 @@ class Run(Config):
     def learning_rate(self) -> float:
         "Peak learning rate at this batch size"
         return self.optim.base_learning_rate * self.train.batch / 256
+    @property
+    def scale(self) -> tuple[float, float]:
+        "Range of the factors by which frames are scaled before the crop, in training"
+        return 1.0, 1.0
 
 @config
 class Pretrain(Run):

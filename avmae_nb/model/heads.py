@@ -45,7 +45,7 @@ def classification_loss(logits: dict[str, Float[Array, "batch classes"]], labels
         each[m] = (sum(losses) / len(losses) * weights).sum() / (weights.sum() + 1e-8)
     return sum(each.values()) / len(each), each
 
-# %% ../../nbs/model/10_heads.ipynb #5d4a8d3f
+# %% ../../nbs/model/10_heads.ipynb #9c7dfb23
 class EncoderClassifier(nnx.Module):
     "The encoder of an `AVMAE` with a linear classifier on each modality's mean token (Table A7, and the linear probe of Table A11)"
     def __init__(self, model: Model, modalities: dict[str, Modality], classes: tuple[int, ...], rngs: nnx.Rngs, seconds: int | None = None):
@@ -65,7 +65,7 @@ class EncoderClassifier(nnx.Module):
         "`encoded`, `pooled` and `logits`, each by modality, as of `MBT`. `only`: these modalities; of the others the encoder sees no token"
         wanted = chosen(self.modalities, inputs, only)
         if len(wanted) == len(self.modalities): return classify(self.encode(inputs), self.modalities, self.seconds, self.head)
-        size = len(inputs[next(iter(wanted))])
+        size = inputs[next(iter(wanted))].shape[0]
         given = {m: inputs[m] if m in wanted else jnp.zeros((size, *v.shape, v.channels)) for m, v in self.modalities.items()}
         masks = {m: (all_visible if m in wanted else all_hidden)(size, int(np.prod(grid_of(given[m], v)))) for m, v in self.modalities.items()}
         encoded = self.encode(given, masks)

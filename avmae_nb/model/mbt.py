@@ -56,7 +56,7 @@ def fused(graphs: dict, weights: dict, kept: dict, tokens: Tokens, z: Float[Arra
         return ({m: out[m][:, :x.shape[1]] for m, x in tokens.items()}, sum(out[m][:, x.shape[1]:] for m, x in tokens.items()) / len(tokens)), None
     return _scan(step, (tokens, z), (weights, kept), remat)
 
-# %% ../../nbs/model/09_mbt.ipynb #819bd7d1
+# %% ../../nbs/model/09_mbt.ipynb #c1e03903
 def second_weights(modality: Modality, steps: int, seconds: int) -> Float[np.ndarray, "seconds steps"]:
     "How much each time step of the grid counts in each second"
     span = modality.seconds * modality.patch[0] / modality.shape[0]   # of one step
@@ -69,7 +69,7 @@ def second_weights(modality: Modality, steps: int, seconds: int) -> Float[np.nda
 def pool_seconds(encoded: Float[Array, "batch tokens width"], modality: Modality, seconds: int) -> Float[Array, "batch seconds width"]:
     "The mean token of every second"
     places = int(np.prod(modality.grid[1:]))   # tokens of one time step
-    steps = encoded.reshape(len(encoded), -1, places, encoded.shape[-1]).mean(2)
+    steps = encoded.reshape(encoded.shape[0], -1, places, encoded.shape[-1]).mean(2)
     return jnp.einsum('st,btw->bsw', second_weights(modality, steps.shape[1], seconds), steps)
 
 def chosen(modalities: dict, inputs: dict, only: tuple[str, ...] | None = None) -> dict:

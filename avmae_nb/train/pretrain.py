@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['batch_masks', 'clip_weights', 'MaskedReconstruction', 'build_model', 'EvalLoss', 'run_steps', 'shorten', 'every',
-           'check_batch', 'default_callbacks', 'pretrain', 'take_up', 'load']
+           'Parts', 'check_batch', 'default_callbacks', 'start', 'take_up', 'pretrain', 'read_run', 'trained', 'load']
 
-# %% ../../nbs/train/04_pretrain.ipynb #d1f57caa
+# %% ../../nbs/train/04_pretrain.ipynb #7eda47ad
 import math
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 from functools import cached_property
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
 from .. import devices
-from ..config import ConfigError, Pretrain
+from ..config import ConfigError, Pretrain, Run
 from ..data.loader import Loader, Report, eval_batches
 from ..data.sources import Source, open_source
 from ..model.losses import squared_error
@@ -22,7 +23,7 @@ from ..model.mae import AVMAE
 from ..model.masking import Masking, make_masks
 from ..model.patching import preprocess
 from .callbacks import Checkpointing, Evaluate, Log, Progress, Writer
-from .checkpoint import CheckpointError, Checkpoints, abstract_tree, open_run, read_meta, run_lock
+from .checkpoint import METRIC, CheckpointError, Checkpoints, abstract_tree, open_run, read_meta, run_lock
 from .learner import Learner, Settings, Term, Weights, add_terms, as_terms, means, total_loss
 from .optim import optimizer
 
@@ -90,12 +91,12 @@ class EvalLoss:
         total = sum(v.weight * found[f'loss/{m}'] for m, v in self.config.modalities.items())
         return {k: float(v) for k, v in {'eval/loss': total, **{f'eval/{k}': v for k, v in found.items()}}.items()}
 
-# %% ../../nbs/train/04_pretrain.ipynb #47e25002
-def run_steps(config: Pretrain, steps_per_epoch: float) -> int:
+# %% ../../nbs/train/04_pretrain.ipynb #ff363053
+def run_steps(config: Run, steps_per_epoch: float) -> int:
     "Steps of the whole run"
     return max(1, config.train.steps if config.train.steps is not None else round(config.train.epochs * steps_per_epoch))
 
-def shorten(config: Pretrain) -> Pretrain:
+def shorten(config: Run) -> Run:
     "The same model and data for a few small steps"
     small = config.model.size == 'tiny'
     batch = min(config.train.batch, 8 if small else 2)
@@ -106,46 +107,51 @@ def every(steps: int, wanted: int | None) -> int:
     "As configured, or ten times a run"
     return wanted if wanted else max(1, round(steps / 10))
 
-# %% ../../nbs/train/04_pretrain.ipynb #3c965d5c
-def check_batch(config: Pretrain, devs: list):
+# %% ../../nbs/train/04_pretrain.ipynb #d89ff86f
+class Parts(NamedTuple):
+    "What one kind of training has of its own; all else is common"
+    model: nnx.Module
+    objective: Any
+    evaluate: Any = None   # learner -> metrics
+    metric: str = METRIC   # the one whose lowest value makes the best checkpoint
+
+def check_batch(config: Run, devs: list):
     "Refuse a batch that cannot be spread over devices and micro-batches, before anything is loaded"
     unit = len(devs) * config.optim.accumulate
     if config.train.batch % unit:
         near = max(1, round(config.train.batch / unit)) * unit
         raise ConfigError(f'Train.batch={config.train.batch} cannot be split over {len(devs)} devices and {config.optim.accumulate} micro-batches: use a multiple of {unit}, e.g. {near}')
 
-def default_callbacks(config: Pretrain, steps: int, evaluate: EvalLoss | None, extra=()) -> list:
+def default_callbacks(config: Run, steps: int, parts: Parts, extra=()) -> list:
     "Log, text progress (unless a given callback shows it: `shows_progress`), the given ones, evaluation, trackers"
     out = [Log(config.train.log_every)]
     if not any(getattr(c, 'shows_progress', False) for c in extra): out.append(Progress())
     out += list(extra) + [Writer(name, config.train.log_every, config.to_dict()) for name in config.train.log_to]
-    return out + ([Evaluate(evaluate, every(steps, config.train.eval_every))] if evaluate else [])
+    return out + ([Evaluate(parts.evaluate, every(steps, config.train.eval_every), parts.metric)] if parts.evaluate else [])
 
-def pretrain(config: Pretrain,
-             run: str | Path | None = None,   # run folder; None: nothing is written
-             callbacks=None,   # besides log, progress, evaluation and checkpoints
-             fast: bool = False,   # a few small steps of everything, writing nothing
-             limit: int | None = None) -> Learner:   # use only the first clips
-    "A learner for this configuration, at the newest checkpoint of `run` if there is one; `fit()` trains it"
+def start(config: Run,
+          run: str | Path | None,
+          make,   # (source) -> `Parts`
+          callbacks=None,
+          fast: bool = False, limit: int | None = None) -> Learner:
+    "A learner for a configuration, at the newest checkpoint of `run` if there is one"
     devices.compilation_cache()
-    if fast: config, run = shorten(config), None
     devs = devices.usable_devices(config.train.batch // config.optim.accumulate) if fast else jax.devices()
     check_batch(config, devs)
     if run is not None: run = open_run(run, config)
     source = open_source(config.data)
+    parts = make(source)
     loader = Loader(source, config, limit=limit, report=Report(run/'bad_clips.jsonl' if run else None))
     steps = run_steps(config, loader.steps_per_epoch)
-    objective = MaskedReconstruction(config)
-    evaluate = EvalLoss(objective, open_source(config.data, 'eval'), config) if config.train.eval_clips else None
-    learner = Learner(build_model(config), objective, optimizer(config.optim, config.learning_rate, steps, loader.steps_per_epoch), loader,
-                      default_callbacks(config, steps, evaluate, callbacks or ()), Settings(run, config.train.seed, config.train.fsdp, config.train.nan_limit, tuple(devs)))
-    learner.config, learner.source, learner.evaluate = config, source, evaluate
-    if run is not None: take_up(learner)
+    learner = Learner(parts.model, parts.objective, optimizer(config.optim, config.learning_rate, steps, loader.steps_per_epoch), loader,
+                      default_callbacks(config, steps, parts, callbacks or ()), Settings(run, config.train.seed, config.train.fsdp, config.train.nan_limit, tuple(devs)))
+    learner.config, learner.source, learner.evaluate = config, source, parts.evaluate
+    if run is not None: take_up(learner, parts.metric)
     return learner
 
-def take_up(learner: Learner):
+def take_up(learner: Learner, metric: str = METRIC):
     "Add checkpoints to a learner with a run folder and go on from the newest"
-    config, store = learner.config, Checkpoints(learner.run, learner.config.train.keep)
+    config, store = learner.config, Checkpoints(learner.run, learner.config.train.keep, metric)
     digest = learner.source.digest()
     learner.callbacks.append(Checkpointing(store, every(learner.optimizer.steps, config.train.checkpoint_every), digest=digest))
     with run_lock(learner.run): step = learner.resume(store)
@@ -154,19 +160,40 @@ def take_up(learner: Learner):
     before = read_meta(store.folder/str(step)).get('digest')
     if before != digest: print(f'{learner.run}: the data has changed since step {step} (fingerprint {before}, now {digest}): the batches from here on are not those of the original run')
 
-# %% ../../nbs/train/04_pretrain.ipynb #7db75c1b
-def load(run: str | Path,
-         which: str | int = 'latest',   # 'latest', 'best' (lowest eval/loss) or a step
-         ema: bool | None = None) -> tuple[AVMAE, Pretrain]:   # None: averaged weights where the run has them
-    "The model of a run folder with its trained weights, and its configuration"
+def pretrain(config: Pretrain,
+             run: str | Path | None = None,   # run folder; None: nothing is written
+             callbacks=None,   # besides log, progress, evaluation and checkpoints
+             fast: bool = False,   # a few small steps of everything, writing nothing
+             limit: int | None = None) -> Learner:   # use only the first clips
+    "A learner for this configuration, at the newest checkpoint of `run` if there is one; `fit()` trains it"
+    if fast: config, run = shorten(config), None
+    def make(source):
+        objective = MaskedReconstruction(config)
+        return Parts(build_model(config), objective, EvalLoss(objective, open_source(config.data, 'eval'), config) if config.train.eval_clips else None)
+    return start(config, run, make, callbacks, fast, limit)
+
+# %% ../../nbs/train/04_pretrain.ipynb #d4519fc3
+def read_run(run: str | Path, kind: type) -> Run:
+    "The configuration of a run folder"
     run = Path(run)
     if not run.is_dir(): raise CheckpointError(f'there is no run folder {run}')
-    config, store = Pretrain.load(run/'config.yaml'), Checkpoints(run)
+    return kind.load(run/'config.yaml')
+
+def trained(model: nnx.Module, config: Run, store: Checkpoints,
+            which: str | int = 'latest', ema: bool | None = None) -> nnx.Module:
+    "A model with the weights of a checkpoint"
     if which not in ('latest', 'best') and not isinstance(which, int): raise ConfigError(f"load: which={which!r}; valid: 'latest', 'best' or a step of {store.steps}")
     ema = bool(config.optim.ema) if ema is None else ema
-    if ema and not config.optim.ema: raise ConfigError(f'{run} has no averaged weights: it was trained with optim.ema=None; use ema=False')
-    weights, item = Weights(build_model(config)), 'ema' if ema else 'params'
+    if ema and not config.optim.ema: raise ConfigError(f'{store.folder.parent} has no averaged weights: it was trained with optim.ema=None; use ema=False')
+    weights, item = Weights(model), 'ema' if ema else 'params'
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     step = {'latest': None, 'best': store.best}.get(which, which)
     _, found = store.restore({item: abstract_tree(weights.initial, sharding)}, step)
-    return weights.merge(found[item]), config
+    return weights.merge(found[item])
+
+def load(run: str | Path,
+         which: str | int = 'latest',   # 'latest', 'best' (lowest eval/loss) or a step
+         ema: bool | None = None) -> tuple[AVMAE, Pretrain]:   # None: averaged weights where the run has them
+    "The model of a pre-training run with its trained weights, and its configuration"
+    config = read_run(run, Pretrain)
+    return trained(build_model(config), config, Checkpoints(run), which, ema), config

@@ -121,7 +121,8 @@ class MBT(nnx.Module):
         part = lambda tree, s: jax.tree.map(lambda w: w[s], tree)
         if f: tokens = {m: alone(split[m][0], *part((split[m][1], kept[m]), slice(f)), x, remat) for m, x in tokens.items()}
         if f < self.config.encoder_layers.layers:
-            z = jnp.broadcast_to(self.bottleneck[...], (len(next(iter(tokens.values()))), *self.bottleneck.shape)).astype(next(iter(tokens.values())).dtype)
+            x = next(iter(tokens.values()))
+            z = jnp.broadcast_to(self.bottleneck[...], (x.shape[0], *self.bottleneck.shape)).astype(x.dtype)   # shape[0]: an exported model's batch is a symbol
             tokens, _ = fused({m: s[0] for m, s in split.items()}, *part(({m: s[1] for m, s in split.items()}, kept), slice(f, None)), tokens, z, remat)
         return {m: self.norm(x) for m, x in tokens.items()}
 

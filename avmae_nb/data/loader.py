@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['TRIES', 'ORDER', 'WORKER_ENVIRONMENT', 'LoaderError', 'crop', 'scaled_crop', 'spectrogram', 'example', 'Report',
-           'Decode', 'Batches', 'Loader', 'eval_indices', 'EvalBatches', 'eval_batches', 'logmel_statistics']
+           'Decode', 'Batches', 'class_groups', 'Loader', 'eval_indices', 'EvalBatches', 'eval_batches',
+           'logmel_statistics']
 
 # %% ../../nbs/data/04_loader.ipynb #c2e3a236
 import atexit, json, multiprocessing.util, os, queue, signal, sys, threading, weakref
@@ -82,7 +83,7 @@ class Report:
         return '\n'.join([head, *(f'  {n["name"]}: {n["problem"]}: {n["message"]}' for n in list(self.clips.values())[:10])])
     __repr__ = __str__
 
-# %% ../../nbs/data/04_loader.ipynb #b47b65f5
+# %% ../../nbs/data/04_loader.ipynb #aa4d7c4b
 TRIES = 20   # clips in a row that may be unusable
 
 @dataclass(frozen=True)
@@ -93,8 +94,10 @@ class Decode:
     limit: int            # clips `0 .. limit - 1` are used
     labelled: bool
     fixed: bool = False   # the same window of a clip in every epoch
+    groups: tuple | None = None   # clips of each class: draw from them instead of taking `index`
 
     def __call__(self, index: int, rng: np.random.Generator) -> dict:
+        if self.groups: index = int(rng.choice(self.groups[rng.integers(len(self.groups))]))
         key, notes, j = 0 if self.fixed else int(rng.integers(2**62)), [], int(index)
         for attempt in range(TRIES):
             own = np.random.default_rng([key, int(index), attempt])
@@ -250,7 +253,18 @@ class _FromWorkers:
         return {k: np.array(v) for k, v in sorted(item.items(), key=lambda kv: ORDER.index(kv[0]))}   # a copy, so that the shared memory is free
     def close(self): self.items.close()
 
-# %% ../../nbs/data/04_loader.ipynb #f663b658
+# %% ../../nbs/data/04_loader.ipynb #5d3f3c4b
+def class_groups(source: Source, limit: int | None = None) -> tuple[np.ndarray, ...]:
+    "Indices of the clips of each class that has any; with several heads of the first one, with labels by second of every class that occurs"
+    labels, groups = source.labels, {}
+    if labels is None: raise ConfigError(f'Data.balanced=True needs labels, and {source!r} has none: give Data.labels')
+    for i in range(limit or len(source)):
+        value = np.atleast_1d(-1 if source.label(i) is None else source.label(i))
+        own = np.flatnonzero(value > 0) if labels.kind == 'multi' else value[:1] if labels.kind == 'heads' else np.unique(value)
+        for c in own[own >= 0]: groups.setdefault(int(c), []).append(i)
+    if not groups: raise ConfigError(f'Data.balanced=True, but no clip of {source!r} has a label')
+    return tuple(np.array(groups[c]) for c in sorted(groups))
+
 def _shard(shard: tuple[int, int] | None) -> tuple[int, int]:
     "`(rank, world)`: as given, or this process's place among JAX's processes"
     if shard is None:
@@ -276,13 +290,14 @@ class Loader:
         self.rank, self.world = _shard(shard)
         self.batch, self.report = _local_batch(config, self.world), Report() if report is None else report
         self.labelled = source.labels is not None or source.label(0) is not None
+        self.groups = class_groups(source, self.clips) if config.data.balanced else None
     @property
     def steps_per_epoch(self) -> float: return self.clips / self.config.train.batch
     def dataset(self, start_step: int = 0):
         "Grain's chain of maps: item `i` is the batch of step `start_step + i`"
         import grain
         stream = grain.MapDataset.range(self.clips).seed(self.config.train.seed).shuffle().repeat(2**40 // self.clips)   # endless, and its length fits an index
-        stream = stream.random_map(Decode(self.source, self.config, self.clips, self.labelled, self.fixed))
+        stream = stream.random_map(Decode(self.source, self.config, self.clips, self.labelled, self.fixed, self.groups))
         return stream[self.rank::self.world].batch(self.batch, batch_fn=_collate)[start_step:]
     def batch_at(self, step: int) -> dict[str, np.ndarray]:
         "One batch by its step, computed here and now"

@@ -28,7 +28,7 @@ def views_of(modalities: Iterable[str]) -> dict[str, tuple[str, ...]]:
     names = tuple(modalities)
     return {'+'.join(v): v for v in dict.fromkeys([*((m,) for m in names), names])}
 
-# %% ../../nbs/train/09_features.ipynb #1d7a72e4
+# %% ../../nbs/train/09_features.ipynb #00d08cd0
 @dataclass(frozen=True)
 class Features:
     "What a frozen encoder makes of the clips of a split, in the source's order"
@@ -39,6 +39,7 @@ class Features:
     classes: tuple[str, ...] = ()     # names
     what: str = 'pooled'              # or 'tokens', 'raw'
     unreadable: int = 0               # clips that could not be used
+    encoder: str = ''                 # kind of fusion: separate, shared, early, mid
 
     def __len__(self): return len(self.index)
     @property
@@ -129,7 +130,7 @@ def _collect(batches: Iterable[dict], compute, modalities) -> tuple[dict, dict, 
     values, present, index, labels = jax.tree.map(lambda *x: np.concatenate(x), *(p[0] for p in parts))
     return values, present, index, labels if parts[0][2] else None, sum(p[1] for p in parts)
 
-# %% ../../nbs/train/09_features.ipynb #d4ad2bd6
+# %% ../../nbs/train/09_features.ipynb #c2d8588e
 def clip_batches(source: Source, config: Pretrain,
                  clips: int | None = None,   # how many, spread evenly; None: all
                  batch: int | None = None,   # clips at a time; None: that of training, at most 32 a device: all tokens are visible here
@@ -170,7 +171,7 @@ def features(model: AVMAE,
         return _encode(graph, weights, devices.shard_batch(batch, mesh), what, views)
     batches = clip_batches(source, config, clips) if isinstance(source, Source) else source
     found = _labelled(_collect(batches, compute, model.modalities), source, what)
-    return dataclasses.replace(found, values=_order(found.values, known))
+    return dataclasses.replace(found, values=_order(found.values, known), encoder=getattr(model.config, 'encoder', ''))
 
 # %% ../../nbs/train/09_features.ipynb #ed51117c
 @partial(jax.jit, static_argnums=(1, 2))

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/all.ipynb #bcf90a44
+# %% ../nbs/all.ipynb #0d111ee1
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
 from .config import *
 from .devices import *
+from .tasks import *
 from .data.media import *
 from .data.logmel import *
 from .data.sources import *
@@ -25,6 +26,8 @@ from .model.decoders import *
 from .model.losses import *
 from .model.mae import *
 from .model.flops import *
+from .model.mbt import *
+from .model.heads import *
 from .train.optim import *
 from .train.checkpoint import *
 from .train.learner import *
@@ -32,6 +35,8 @@ from .train.callbacks import *
 from .train.pretrain import *
 from .train.evaluate import *
 from .train.rehearsal import *
+from .train.metrics import *
+from .train.predictions import *
 from .view.panel import *
 from .view.figure import *
 from .view.batch import *

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MASK_KINDS', 'ENCODERS', 'DECODERS', 'PRESETS', 'ConfigError', 'nearest', 'Config', 'config', 'LogMel', 'Modality',
-           'Mask', 'Video', 'Audio', 'Stack', 'Model', 'Data', 'Optim', 'Train', 'Pretrain', 'preset']
+           'Mask', 'Video', 'Audio', 'Stack', 'Model', 'Data', 'Optim', 'Train', 'Run', 'Pretrain', 'preset']
 
 # %% ../nbs/00_config.ipynb #3d3ab0fc
 import dataclasses, difflib, functools, types, typing
@@ -382,25 +382,11 @@ class Train(Config):
         for name in self.log_to:
             if name not in ('tensorboard', 'wandb', 'trackio'): raise ConfigError(f'Train.log_to {name!r}: {nearest(name, ["tensorboard", "wandb", "trackio"])}')
 
-# %% ../nbs/00_config.ipynb #67fcf702
-@config
-class Pretrain(Config):
-    "A whole pre-training run"
-    video: Video | None = Video()   # None: audio only (AudioMAE)
-    audio: Audio | None = Audio()   # None: video only (VideoMAE)
-    model: Model = Model()
-    data: Data = Data()
-    optim: Optim = Optim()
-    train: Train = Train()
+# %% ../nbs/00_config.ipynb #a6120e54
+class Run(Config):
+    "What runs of every kind have: `video`, `audio`, `data`, `optim`, `train`"
     def check(self):
-        if self.video is None and self.audio is None: raise ConfigError('Pretrain: video and audio are both None; keep one')
-        if self.model.objective == 'inpainting' and len(self.inputs) < 2: raise ConfigError("objective='inpainting' predicts one modality from the other and needs both; with one use objective='joint'")
-        if len(self.inputs) == 1 and any(i.mask.kind == 'modality' or i.mask.drop for i in self.inputs.values()):
-            raise ConfigError('the only modality cannot be hidden as a whole: use another mask kind and drop=0')
-        if len(self.inputs) > 1 and all(i.mask.kind == 'modality' for i in self.inputs.values()): raise ConfigError("masks hide every modality as a whole: keep Mask(kind='modality') for one of them")
-        spans = [i.mask for i in self.inputs.values() if i.mask.kind == 'same_time']
-        if spans and (len(spans) < len(self.inputs) or len({(m.ratio, m.schedule) for m in spans}) > 1):
-            raise ConfigError("mask kind 'same_time' hides one span from all modalities: give each the same Mask(kind='same_time', ratio=...)")
+        if self.video is None and self.audio is None: raise ConfigError(f'{type(self).__name__}: video and audio are both None; keep one')
         if self.train.batch % self.optim.accumulate: raise ConfigError(f'Train.batch={self.train.batch} is not divisible by Optim.accumulate={self.optim.accumulate}')
     @property
     def inputs(self) -> dict:
@@ -409,11 +395,30 @@ class Pretrain(Config):
     @property
     def modalities(self) -> dict[str, Modality]: return {k: v.modality() for k, v in self.inputs.items()}
     @property
-    def masks(self) -> dict[str, Mask]: return {k: v.mask for k, v in self.inputs.items()}
-    @property
     def learning_rate(self) -> float:
         "Peak learning rate at this batch size"
         return self.optim.base_learning_rate * self.train.batch / 256
+
+@config
+class Pretrain(Run):
+    "A whole pre-training run"
+    video: Video | None = Video()   # None: audio only (AudioMAE)
+    audio: Audio | None = Audio()   # None: video only (VideoMAE)
+    model: Model = Model()
+    data: Data = Data()
+    optim: Optim = Optim()
+    train: Train = Train()
+    def check(self):
+        super().check()
+        if self.model.objective == 'inpainting' and len(self.inputs) < 2: raise ConfigError("objective='inpainting' predicts one modality from the other and needs both; with one use objective='joint'")
+        if len(self.inputs) == 1 and any(i.mask.kind == 'modality' or i.mask.drop for i in self.inputs.values()):
+            raise ConfigError('the only modality cannot be hidden as a whole: use another mask kind and drop=0')
+        if len(self.inputs) > 1 and all(i.mask.kind == 'modality' for i in self.inputs.values()): raise ConfigError("masks hide every modality as a whole: keep Mask(kind='modality') for one of them")
+        spans = [i.mask for i in self.inputs.values() if i.mask.kind == 'same_time']
+        if spans and (len(spans) < len(self.inputs) or len({(m.ratio, m.schedule) for m in spans}) > 1):
+            raise ConfigError("mask kind 'same_time' hides one span from all modalities: give each the same Mask(kind='same_time', ratio=...)")
+    @property
+    def masks(self) -> dict[str, Mask]: return {k: v.mask for k, v in self.inputs.items()}
 
 # %% ../nbs/00_config.ipynb #62850b5f
 def _released(c: Pretrain) -> Pretrain:

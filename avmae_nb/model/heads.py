@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LOSSES', 'smooth_labels', 'softmax_loss', 'sigmoid_loss', 'classification_loss', 'EncoderClassifier']
 
-# %% ../../nbs/model/10_heads.ipynb #6edaba1a
+# %% ../../nbs/model/10_heads.ipynb #0f21c459
 from typing import Literal
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
@@ -13,8 +13,9 @@ from jaxtyping import Array, Float
 from ..config import Modality, Model
 from .encoders import PerModality, strategy
 from .mae import AVMAE, Frozen
-from .mbt import mean_logits
-from .patching import embedding
+from .masking import all_hidden, all_visible
+from .mbt import chosen, classify, mean_logits
+from .patching import embedding, grid_of
 from .positions import positions
 
 # %% ../../nbs/model/10_heads.ipynb #e1d9d4c3
@@ -44,13 +45,14 @@ def classification_loss(logits: dict[str, Float[Array, "batch classes"]], labels
         each[m] = (sum(losses) / len(losses) * weights).sum() / (weights.sum() + 1e-8)
     return sum(each.values()) / len(each), each
 
-# %% ../../nbs/model/10_heads.ipynb #e63106ff
+# %% ../../nbs/model/10_heads.ipynb #5d4a8d3f
 class EncoderClassifier(nnx.Module):
     "The encoder of an `AVMAE` with a linear classifier on each modality's mean token (Table A7, and the linear probe of Table A11)"
-    def __init__(self, model: Model, modalities: dict[str, Modality], classes: tuple[int, ...], rngs: nnx.Rngs):
+    def __init__(self, model: Model, modalities: dict[str, Modality], classes: tuple[int, ...], rngs: nnx.Rngs, seconds: int | None = None):
         stack, dtype = model.encoder_layers, jnp.dtype(model.dtype)
         per = lambda f: PerModality({m: f(v) for m, v in modalities.items()})
         self.config, self.modalities, self.classes = model, Frozen(modalities), classes
+        self.seconds = seconds
         self.embedding = per(lambda v: embedding(v, stack.width, dtype, rngs))
         self.positions = per(lambda v: positions(model.positions, v.grid, stack.width, rngs))
         self.modality_token = per(lambda v: nnx.Param(jnp.zeros(stack.width))) if model.modality_tokens else None
@@ -59,12 +61,16 @@ class EncoderClassifier(nnx.Module):
 
     embed, encode, _cut = AVMAE.embed, AVMAE.encode, AVMAE._cut
 
-    def __call__(self, inputs: dict, drops: None = None) -> dict[str, dict]:
-        "`encoded`, `pooled` and `logits`, each by modality, as of `MBT`"
-        encoded = self.encode(inputs)
-        pooled = {m: x.astype(jnp.float32).mean(1) for m, x in encoded.items()}
-        return {'encoded': encoded, 'pooled': pooled, 'logits': {m: self.head(x).astype(jnp.float32) for m, x in pooled.items()}}
+    def __call__(self, inputs: dict, drops: None = None, only: tuple[str, ...] | None = None) -> dict[str, dict]:
+        "`encoded`, `pooled` and `logits`, each by modality, as of `MBT`. `only`: these modalities; of the others the encoder sees no token"
+        wanted = chosen(self.modalities, inputs, only)
+        if len(wanted) == len(self.modalities): return classify(self.encode(inputs), self.modalities, self.seconds, self.head)
+        size = len(inputs[next(iter(wanted))])
+        given = {m: inputs[m] if m in wanted else jnp.zeros((size, *v.shape, v.channels)) for m, v in self.modalities.items()}
+        masks = {m: (all_visible if m in wanted else all_hidden)(size, int(np.prod(grid_of(given[m], v)))) for m, v in self.modalities.items()}
+        encoded = self.encode(given, masks)
+        return classify({m: encoded[m] for m in wanted}, self.modalities, self.seconds, self.head)
 
-    def predict(self, inputs: dict) -> Float[Array, "batch classes"]:
+    def predict(self, inputs: dict, only: tuple[str, ...] | None = None) -> Float[Array, "batch classes"]:
         "Logits for evaluation: the mean over modalities"
-        return mean_logits(self(inputs)['logits'])
+        return mean_logits(self(inputs, only=only)['logits'])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['views_of', 'Features', 'clip_batches', 'features', 'raw_features']
 
-# %% ../../nbs/train/13_features.ipynb #53ba25a2
+# %% ../../nbs/train/13_features.ipynb #933834b4
 import dataclasses
 from dataclasses import dataclass
 from functools import partial
@@ -15,12 +15,13 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 from .. import devices
-from ..config import ConfigError, Pretrain, nearest
+from ..config import ConfigError, Run, nearest
 from ..data.loader import Report, eval_batches
 from ..data.sources import Source
 from ..model.mae import AVMAE, Frozen
 from ..model.masking import all_hidden, all_visible
 from ..model.patching import preprocess
+from .predictions import label_kind, labelled
 
 # %% ../../nbs/train/13_features.ipynb #8c204307
 def views_of(modalities: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -28,27 +29,33 @@ def views_of(modalities: Iterable[str]) -> dict[str, tuple[str, ...]]:
     names = tuple(modalities)
     return {'+'.join(v): v for v in dict.fromkeys([*((m,) for m in names), names])}
 
-# %% ../../nbs/train/13_features.ipynb #00d08cd0
+# %% ../../nbs/train/13_features.ipynb #53ff0aa3
 @dataclass(frozen=True)
 class Features:
     "What a frozen encoder makes of the clips of a split, in the source's order"
     values: dict[str, dict[str, np.ndarray]]   # by view and modality: [clips, width], or [clips, tokens, width]
     present: dict[str, Bool[np.ndarray, "clips"]]   # by modality: the clip has it
     index: Int[np.ndarray, "clips"]   # into the source
-    labels: np.ndarray | None = None  # [clips] class numbers, -1 unknown; or [clips, classes] of 0 and 1; None: no labels
-    classes: tuple[str, ...] = ()     # names
+    labels: np.ndarray | None = None  # single: [clips] class numbers, -1 unknown; multi: [clips, classes] of 0 and 1; heads: [clips, heads]; None: no labels
+    heads: dict[str, list[str]] = dataclasses.field(default_factory=dict)   # names of the classes of each head; most sources have one
+    kind: str = 'single'              # single, multi, heads
     what: str = 'pooled'              # or 'tokens', 'raw'
     unreadable: int = 0               # clips that could not be used
     encoder: str = ''                 # kind of fusion: separate, shared, early, mid
 
     def __len__(self): return len(self.index)
     @property
-    def multi(self) -> bool:
-        "Whether a clip may have several labels"
-        return self.labels is not None and self.labels.ndim == 2
-    @property
-    def class_count(self) -> int: return self.labels.shape[1] if self.multi else len(self.classes) or int(self.labels.max(initial=-1)) + 1
-    def name(self, i: int) -> str: return self.classes[i] if i < len(self.classes) else f'class {i}'
+    def classes(self) -> list[str]:
+        "Names of the classes, numbers where the source does not name them"
+        names = next(iter(self.heads.values()), [])
+        count = 0 if self.labels is None else self.labels.shape[1] if self.kind == 'multi' else int(self.labels.max(initial=-1)) + 1
+        return list(names) or [str(i) for i in range(count)]
+
+    def head(self, name: str) -> 'Features':
+        "The same with the labels of one head, e.g. 'noun'"
+        if name not in self.heads: raise ConfigError(f'no head {name!r}: {nearest(name, self.heads)}')
+        labels = self.labels[:, list(self.heads).index(name)] if self.kind == 'heads' else self.labels
+        return dataclasses.replace(self, labels=labels, heads={name: self.heads[name]}, kind='single' if self.kind == 'heads' else self.kind)
 
     def view(self, view: str) -> dict[str, np.ndarray]:
         "The arrays of one view by modality"
@@ -65,17 +72,17 @@ class Features:
         cut = lambda x: x[np.asarray(keep)]
         return dataclasses.replace(self, values=jax.tree.map(cut, self.values), present=jax.tree.map(cut, self.present), index=cut(self.index), labels=None if self.labels is None else cut(self.labels))
 
-    def usable(self, view: str, labelled: bool = True) -> Bool[np.ndarray, "clips"]:
+    def usable(self, view: str, with_label: bool = True) -> Bool[np.ndarray, "clips"]:
         "Clips that have every modality of the view, and a label"
         keep = np.logical_and.reduce([self.present[m] for m in self.view(view)])
-        if not labelled: return keep
+        if not with_label: return keep
         if self.labels is None: raise ConfigError('these clips have no labels: give Data(labels=...), a CSV with the columns file and label, or labels="folders"')
-        return keep & (self.labels >= 0 if not self.multi else np.ones(len(self), bool))
+        return keep & labelled(self.labels, self.kind)
 
     def __repr__(self):
         sizes = ', '.join(f'{v} {" + ".join("x".join(map(str, x.shape[1:])) for x in by.values())}' for v, by in self.values.items())
-        kind = 'no labels' if self.labels is None else f'{self.class_count} classes' + (', several a clip' if self.multi else '')
-        return f'{len(self)} clips, {self.what}: {sizes}; {kind}' + (f'; {self.unreadable} clips could not be used' if self.unreadable else '')
+        kind = 'no labels' if self.labels is None else ', '.join(f'{len(c)} of {h}' for h, c in self.heads.items()) or f'{len(self.classes)} classes'
+        return f'{len(self)} clips, {self.what}: {sizes}; {kind}' + (', several a clip' if self.kind == 'multi' else '') + (f'; {self.unreadable} clips could not be used' if self.unreadable else '')
 
 # %% ../../nbs/train/13_features.ipynb #a566c9ef
 def _masks(model: AVMAE, shown: tuple, batch: dict, n: int) -> dict:
@@ -130,8 +137,8 @@ def _collect(batches: Iterable[dict], compute, modalities) -> tuple[dict, dict, 
     values, present, index, labels = jax.tree.map(lambda *x: np.concatenate(x), *(p[0] for p in parts))
     return values, present, index, labels if parts[0][2] else None, sum(p[1] for p in parts)
 
-# %% ../../nbs/train/13_features.ipynb #c2d8588e
-def clip_batches(source: Source, config: Pretrain,
+# %% ../../nbs/train/13_features.ipynb #e88782ba
+def clip_batches(source: Source, config: Run,
                  clips: int | None = None,   # how many, spread evenly; None: all
                  batch: int | None = None,   # clips at a time; None: that of training, at most 32 a device: all tokens are visible here
                  report: Report | None = None):
@@ -140,11 +147,19 @@ def clip_batches(source: Source, config: Pretrain,
     batch = batch or min(-(-config.train.batch // unit) * unit, 32 * unit, -(-min(clips or len(source), len(source)) // unit) * unit)
     return eval_batches(source, config.replace(**{'train.batch': max(1, batch), 'optim.accumulate': 1}), clips, shard=(0, 1), report=report)
 
-def _labelled(found: tuple, source, what: str) -> Features:
-    "Features with the labels and class names of the source"
+def _present_classes(labels: Int[np.ndarray, "clips seconds"], classes: int) -> np.ndarray:
+    "From a class for each second to the classes that occur; -1 in all of a row without labels"
+    out = (labels[..., None] == np.arange(classes)).any(1).astype(np.float32)
+    return np.where((labels >= 0).any(1, keepdims=True), out, -1)
+
+def _with_labels(found: tuple, source, what: str) -> Features:
+    "Features with the labels and class names of the source; a class for each second counts as several classes a clip"
     values, present, index, labels, unreadable = found
-    classes = getattr(source, 'classes', None) or ()
-    return Features(values, present, index, labels, tuple(classes), what, unreadable)
+    named = isinstance(source, Source) and (getattr(source, 'labels', None) is not None or source.classes)
+    kind = label_kind(source) if named else None
+    heads, kind = (kind.heads, kind.kind) if kind else ({}, 'single' if labels is None or labels.ndim == 1 else 'multi')
+    if kind == 'seconds' and labels is not None: labels, kind = _present_classes(labels, len(next(iter(heads.values())))), 'multi'
+    return Features(values, present, index, labels if named or (labels is not None and (labels >= 0).any()) else None, heads, kind, what, unreadable)
 
 def _order(values: dict, views: dict) -> dict:
     "jit returns dicts sorted"
@@ -152,7 +167,7 @@ def _order(values: dict, views: dict) -> dict:
 
 def features(model: AVMAE,
              source,   # a source, or batches as the loader gives them
-             config: Pretrain,
+             config: Run,
              what: Literal['pooled', 'tokens'] = 'pooled',
              views: tuple[str, ...] | None = None,   # of `views_of`; None: all
              clips: int | None = None) -> Features:  # of a source: use so many, spread evenly
@@ -170,10 +185,10 @@ def features(model: AVMAE,
         mesh, weights = placed[size]
         return _encode(graph, weights, devices.shard_batch(batch, mesh), what, views)
     batches = clip_batches(source, config, clips) if isinstance(source, Source) else source
-    found = _labelled(_collect(batches, compute, model.modalities), source, what)
+    found = _with_labels(_collect(batches, compute, model.modalities), source, what)
     return dataclasses.replace(found, values=_order(found.values, known), encoder=getattr(model.config, 'encoder', ''))
 
-# %% ../../nbs/train/13_features.ipynb #ed51117c
+# %% ../../nbs/train/13_features.ipynb #66f3534a
 @partial(jax.jit, static_argnums=(1, 2))
 def _raw(batch: dict, modalities, deviation: bool) -> dict[str, Array]:
     out = {}
@@ -185,9 +200,9 @@ def _raw(batch: dict, modalities, deviation: bool) -> dict[str, Array]:
         out[m] = jnp.concatenate([x.mean(1), x.std(1)], 1) if deviation else x.mean(1)
     return out
 
-def raw_features(source, config: Pretrain, clips: int | None = None, deviation: bool = False) -> Features:
+def raw_features(source, config: Run, clips: int | None = None, deviation: bool = False) -> Features:
     "Mean colours and mean log-mel of each clip: the features of no encoder at all"
     modalities = Frozen(config.modalities)
     batches = clip_batches(source, config, clips) if isinstance(source, Source) else source
-    found = _labelled(_collect(batches, lambda b: _raw({m: b[m] for m in modalities}, modalities, deviation), modalities), source, 'raw')
+    found = _with_labels(_collect(batches, lambda b: _raw({m: b[m] for m in modalities}, modalities, deviation), modalities), source, 'raw')
     return dataclasses.replace(found, values={v: {m: found.values[m] for m in shown} for v, shown in views_of(modalities).items()})

@@ -7,7 +7,7 @@ __all__ = ['L2_GRID', 'PROBES', 'score_of', 'chance_of', 'score_interval', 'Prob
            'knn_probe', 'linear_probe', 'AttentiveProbe', 'TokenBatches', 'Attentive', 'train_attentive',
            'attentive_probe', 'probe_table']
 
-# %% ../../nbs/train/14_probes.ipynb #c66ed684
+# %% ../../nbs/train/14_probes.ipynb #a8af9d8b
 from dataclasses import dataclass, field
 from functools import partial
 import jax, jax.numpy as jnp, numpy as np, optax
@@ -21,6 +21,7 @@ from .features import Features
 from .learner import Learner, Settings, Term
 from .metrics import average_precision, top_k
 from .optim import optimizer
+from .scores import bootstrap, ratio, weighted_precision
 
 # %% ../../nbs/train/14_probes.ipynb #f21ffcc7
 def score_of(logits: Float[np.ndarray, "clips classes"], labels: np.ndarray) -> float:
@@ -38,28 +39,15 @@ def chance_of(labels: np.ndarray) -> float:
     positives = positives[positives > 0]
     return float(((harmonic + (positives - 1) / max(n - 1, 1) * (n - harmonic)) / n).mean()) if len(positives) else float('nan')
 
-# %% ../../nbs/train/14_probes.ipynb #6f693d5f
-def _weighted_precision(scores, labels, weights: Float[np.ndarray, "draws clips"]) -> Float[np.ndarray, "draws"]:
-    "Average precision of one class, step-wise, each clip counted as often as it was drawn"
-    order = np.argsort(-scores, kind='stable')
-    last = np.append(np.diff(scores[order]) != 0, True)
-    w = weights[:, order]
-    hits, seen = np.cumsum(w * labels[order], 1)[:, last], np.cumsum(w, 1)[:, last]
-    with np.errstate(invalid='ignore', divide='ignore'):
-        return np.nansum(np.diff(hits, axis=1, prepend=0) * hits / seen, 1) / np.where(hits[:, -1] > 0, hits[:, -1], np.nan)
-
-def score_interval(logits: Float[np.ndarray, "clips classes"], labels: np.ndarray, draws: int = 200, seed: int = 0) -> tuple[float, float]:
+# %% ../../nbs/train/14_probes.ipynb #00b8dd97
+def score_interval(logits: Float[np.ndarray, "clips classes"], labels: np.ndarray, samples: int = 200, seed: int = 0) -> tuple[float, float]:
     "95% bootstrap interval of `score_of` over clips"
-    n, rng = len(labels), np.random.default_rng(seed)
-    weights = rng.multinomial(n, np.full(n, 1 / n), draws).astype(np.float64)
-    if labels.ndim == 1: found = weights @ (np.asarray(logits).argmax(-1) == labels) / n
-    else:
-        per_class = np.stack([_weighted_precision(np.asarray(x, np.float64), y > 0.5, weights) for x, y in zip(np.asarray(logits).T, labels.T) if y.any()])
-        found = np.nanmean(per_class, 0)
-    low, high = np.percentile(found, [2.5, 97.5])
-    return float(low), float(high)
+    if labels.ndim == 1: return bootstrap(ratio((np.asarray(logits).argmax(-1) == labels).astype(float), np.ones(len(labels))), len(labels), samples, seed)
+    pairs = [(np.asarray(x, np.float64), y > 0.5) for x, y in zip(np.asarray(logits).T, labels.T) if (y > 0.5).any()]
+    if not pairs: return float('nan'), float('nan')
+    return bootstrap(lambda weights: np.nanmean(np.stack([weighted_precision(x, y, weights) for x, y in pairs]), 0), len(labels), samples, seed)
 
-# %% ../../nbs/train/14_probes.ipynb #72992f7a
+# %% ../../nbs/train/14_probes.ipynb #249170be
 @dataclass(frozen=True)
 class ProbeResult:
     "What a probe found on held-out clips; prints as a line"
@@ -88,7 +76,7 @@ def _result(kind: str, train: Features, test: Features, view: str, logits, **det
     "Score, chance and interval of the logits of the test clips"
     logits, labels = np.asarray(logits), test.labels
     return ProbeResult(kind, view, 'raw' if train.what == 'raw' else 'encoder', score_of(logits, labels), chance_of(labels), score_interval(logits, labels),
-                       'mAP' if test.multi else 'accuracy', (len(train), len(test)), detail, logits, labels, test.index)
+                       'mAP' if test.kind == 'multi' else 'accuracy', (len(train), len(test)), detail, logits, labels, test.index)
 
 @dataclass(frozen=True)
 class ProbeTable:
@@ -106,21 +94,22 @@ class ProbeTable:
         line = lambda r: f'{r.kind:<11}{r.features:<10}{r.view:<13}{r.score:>9.3f}{f"{r.interval[0]:.3f} to {r.interval[1]:.3f}":>18}{r.chance:>9.3f}{r.clips[1]:>8}{"" if r.above_chance else "  not above chance"}'
         return '\n'.join([head, *map(line, self.results), f'trained on {max(r.clips[0] for r in self.results)} clips; intervals are over test clips'])
 
-# %% ../../nbs/train/14_probes.ipynb #07c5550d
+# %% ../../nbs/train/14_probes.ipynb #5d192052
 def _pair(train: Features, test: Features, view: str) -> tuple[Features, Features]:
     "The clips of both splits that can be used, or an error that says why there are none"
     out = train.rows(train.usable(view)), test.rows(test.usable(view))
     for name, all_, used in zip(('training', 'test'), (train, test), out):
         if not len(used): raise ConfigError(f'none of the {len(all_)} {name} clips has {" and ".join(train.view(view))} and a label: nothing to probe')
-    if train.multi != test.multi: raise ConfigError('training and test clips have different kinds of labels: one a clip, and several a clip')
-    if train.classes != test.classes: raise ConfigError(f'training and test clips have different classes: {len(train.classes)} and {len(test.classes)}; open both splits with the same labels')
+    if train.kind != test.kind: raise ConfigError(f'training clips have labels of kind {train.kind!r} and test clips {test.kind!r}')
+    if train.kind == 'heads': raise ConfigError(f'these clips have labels of {len(train.heads)} heads: probe one, e.g. train.head({next(iter(train.heads))!r}) and test.head({next(iter(train.heads))!r})')
+    if train.heads != test.heads: raise ConfigError(f'training and test clips have different classes: {len(train.classes)} and {len(test.classes)}; open both splits with the same labels')
     return out
 
-def _classes(train: Features, test: Features) -> int: return max(train.class_count, test.class_count)
+def _classes(train: Features, test: Features) -> int: return max(len(train.classes), len(test.classes))
 
 def _targets(f: Features, classes: int) -> Float[np.ndarray, "clips classes"]:
     "One row of 0 and 1 for each clip"
-    return f.labels.astype(np.float32) if f.multi else np.eye(classes, dtype=np.float32)[f.labels]
+    return f.labels.astype(np.float32) if f.kind == 'multi' else np.eye(classes, dtype=np.float32)[f.labels]
 
 def standardiser(x: Float[np.ndarray, "*clips width"]):
     "`(x - mean) / deviation` with those of these rows, as a function; constant columns become 0"
@@ -151,7 +140,7 @@ def knn_probe(train: Features, test: Features, view: str, k: int = 20, temperatu
     votes = _in_chunks(lambda x: _vote(bank, targets, x, k, temperature), ready(test.matrix(view)))
     return _result('knn', train, test, view, votes, k=k)
 
-# %% ../../nbs/train/14_probes.ipynb #8d1d83a4
+# %% ../../nbs/train/14_probes.ipynb #2b89039d
 L2_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 @partial(jax.jit, static_argnames=('multi', 'steps'))
@@ -184,8 +173,8 @@ def linear_probe(train: Features, test: Features, view: str, l2: tuple[float, ..
     train, test = _pair(train, test, view)
     ready = standardiser(train.matrix(view))
     x, y = ready(train.matrix(view)), _targets(train, _classes(train, test))
-    best = _choose(x, y, train.multi, tuple(l2))
-    return _result('linear', train, test, view, _linear(_fit(x, y, best, train.multi), ready(test.matrix(view))), l2=best)
+    best = _choose(x, y, train.kind == 'multi', tuple(l2))
+    return _result('linear', train, test, view, _linear(_fit(x, y, best, train.kind == 'multi'), ready(test.matrix(view))), l2=best)
 
 # %% ../../nbs/train/14_probes.ipynb #f2280ead
 class AttentiveProbe(nnx.Module):
@@ -239,7 +228,7 @@ class _TokenLoss:
         loss = LOSSES['sigmoid' if self.multi else 'softmax'](model(batch['tokens']), batch['targets'])
         return {'loss': Term(loss.sum(), jnp.float32(len(loss)), 1.0)}
 
-# %% ../../nbs/train/14_probes.ipynb #f2fa32da
+# %% ../../nbs/train/14_probes.ipynb #1ecc91d1
 @dataclass(frozen=True)
 class Attentive:
     "How the attentive probe is trained"
@@ -270,7 +259,7 @@ def attentive_probe(train: Features, test: Features, view: str, how: Attentive =
     train, test = _pair(train, test, view)
     ready = {m: standardiser(x) for m, x in train.view(view).items()}
     tokens = lambda f: {m: ready[m](x) for m, x in f.view(view).items()}
-    model = train_attentive(tokens(train), _targets(train, _classes(train, test)), train.multi, how)
+    model = train_attentive(tokens(train), _targets(train, _classes(train, test)), train.kind == 'multi', how)
     shown, (graph, state) = tokens(test), nnx.split(model)
     logits = [np.asarray(_apply(graph, state, {m: x[i:i + 256] for m, x in shown.items()})) for i in range(0, len(test), 256)]
     return _result('attentive', train, test, view, np.concatenate(logits), steps=how.steps)

@@ -95,12 +95,12 @@ def _by_cosine(train: tuple, test: tuple, whiten: bool) -> tuple[np.ndarray, np.
     ready = [whitener(t) if whiten else (lambda y, mean=t.mean(0): y - mean) for t in train]
     return *(f(t) for f, t in zip(ready, test)), ''
 
-# %% ../../nbs/train/15_retrieval.ipynb #7bb3376f
+# %% ../../nbs/train/15_retrieval.ipynb #af9e2c46
 HOW = {'ridge': 'ridge map from {} to {}', 'cosine': 'cosine of pooled features, each modality centred', 'whitened': 'cosine of pooled features, each modality whitened'}
 
 def _both(f: Features, names) -> tuple[np.ndarray, np.ndarray]:
     "The vectors of two modalities, each encoded alone, of the clips that have both"
-    keep = np.logical_and(*(f.usable(m, labelled=False) for m in names))
+    keep = np.logical_and(*(f.usable(m, with_label=False) for m in names))
     return tuple(f.matrix(m)[keep] for m in names)
 
 def retrieval(test: Features,

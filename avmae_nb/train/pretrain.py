@@ -100,7 +100,7 @@ def shorten(config: Pretrain) -> Pretrain:
     small = config.model.size == 'tiny'
     batch = min(config.train.batch, 8 if small else 2)
     return config.replace(**{'train.batch': batch, 'train.steps': 10 if small else 2, 'train.eval_clips': min(config.train.eval_clips, batch), 'train.eval_every': 10, 'train.log_every': 1,
-        'train.log_to': (), 'train.fsdp': 1, 'data.workers': 0, 'optim.accumulate': min(config.optim.accumulate, 2 if batch % 2 == 0 else 1), 'optim.warmup_epochs': 0.0})
+        'train.log_to': (), 'train.probe': (), 'train.fsdp': 1, 'data.workers': 0, 'optim.accumulate': min(config.optim.accumulate, 2 if batch % 2 == 0 else 1), 'optim.warmup_epochs': 0.0})
 
 def every(steps: int, wanted: int | None) -> int:
     "As configured, or ten times a run"
@@ -132,13 +132,14 @@ def pretrain(config: Pretrain,
     devs = devices.usable_devices(config.train.batch // config.optim.accumulate) if fast else jax.devices()
     check_batch(config, devs)
     if run is not None: run = open_run(run, config)
+    from avmae_nb.train.probing import probe_callbacks   # a later notebook, which uses this one
     source = open_source(config.data)
     loader = Loader(source, config, limit=limit, report=Report(run/'bad_clips.jsonl' if run else None))
     steps = run_steps(config, loader.steps_per_epoch)
     objective = MaskedReconstruction(config)
     evaluate = EvalLoss(objective, open_source(config.data, 'eval'), config) if config.train.eval_clips else None
     learner = Learner(build_model(config), objective, optimizer(config.optim, config.learning_rate, steps, loader.steps_per_epoch), loader,
-                      default_callbacks(config, steps, evaluate, callbacks or ()), Settings(run, config.train.seed, config.train.fsdp, config.train.nan_limit, tuple(devs)))
+                      default_callbacks(config, steps, evaluate, [*(callbacks or ()), *probe_callbacks(config, source)]), Settings(run, config.train.seed, config.train.fsdp, config.train.nan_limit, tuple(devs)))
     learner.config, learner.source, learner.evaluate = config, source, evaluate
     if run is not None: take_up(learner)
     return learner

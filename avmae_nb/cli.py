@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'EXAMPLES', 'configuration', 'add_configuration', 'Parser', 'told', 'describe', 'presets', 'media_files',
-           'examine', 'inspect', 'run_folder', 'StartingPoint', 'train', 'check', 'report', 'show', 'demo', 'parser',
-           'parse', 'main']
+           'examine', 'inspect', 'run_folder', 'StartingPoint', 'train', 'check', 'report', 'show', 'demo', 'embed',
+           'export', 'probe', 'parser', 'parse', 'main']
 
 # %% ../nbs/cli.ipynb #25d8485d
 import argparse, os, sys, time
@@ -168,7 +168,65 @@ def demo(args):
     if learner.stopped: return 130
     print(f'\nWhat was learned\n\n{report(run)}')
 
-# %% ../nbs/cli.ipynb #41f476f6
+# %% ../nbs/cli.ipynb #fb24bd5e
+def embed(args):
+    "Write embeddings of files to one .npz"
+    from avmae_nb.interop.embed import embed
+    if not args.out.endswith('.npz'): raise ConfigError(f'--out {args.out}: embeddings are written as .npz')   # before hours of work, not after
+    found = embed(args.model, args.path, args.what, args.hop, args.batch, args.workers)
+    print(f'{found!r}\nsaved: {found.save(args.out)}')
+
+def export(args):
+    "Write a folder with weights, configuration and card, or one file that needs JAX alone"
+    from avmae_nb.interop.export import export, how_to_read
+    from avmae_nb.interop.handout import hand_out, open_model, upload
+    if not args.out.endswith('.jax'):
+        print(f'saved: {hand_out(args.model, args.out, args.which)}')
+        if args.upload: print(f'uploaded: {upload(args.out, args.upload)}')
+    elif args.upload: raise ConfigError('--upload takes a folder: leave out the .jax ending')
+    else:
+        found = open_model(args.model, args.which)
+        file = export(found.model, found.inputs, args.out, args.what)
+        print(f'saved: {file} ({file.stat().st_size / 1e6:.1f} MB)\n\n{how_to_read(file, found.inputs)}')
+
+def _add_using(commands):
+    "The commands for people who use a model"
+    p = _sub(commands, 'embed', embed, 'embeddings of video files, with the seconds they stand for')
+    p.add_argument('model', metavar='MODEL', help='run folder, exported folder or checkpoint file')
+    p.add_argument('path', metavar='FILE_OR_FOLDER')
+    p.add_argument('--out', metavar='FILE', default='embeddings.npz', help='default: embeddings.npz')
+    p.add_argument('--what', choices=('pooled', 'tokens'), default='pooled', help='one vector a window and modality, or all tokens')
+    p.add_argument('--hop', type=float, metavar='SECONDS', help='between windows (default: end to end)')
+    p.add_argument('--batch', type=int, default=8)
+    p.add_argument('--workers', type=int, default=2, help='threads that decode')
+    p = _sub(commands, 'export', export, 'hand a model on: a folder of safetensors with a model card, or (OUT.jax) one file for CPU, CUDA and TPU')
+    p.add_argument('model', metavar='MODEL', help='run folder, exported folder or checkpoint file')
+    p.add_argument('out', metavar='OUT', help='a new folder, or a file ending in .jax')
+    p.add_argument('--which', default='latest', type=lambda w: int(w) if w.isdigit() else w, help='latest, best, or a step of the run')
+    p.add_argument('--what', choices=('tokens', 'pooled', 'logits'), default='tokens', help='what a .jax file computes')
+    p.add_argument('--upload', metavar='OWNER/NAME', help='put the folder on the Hugging Face hub (private), with avmae_nb[hub]')
+
+# %% ../nbs/cli.ipynb #ab12cd02
+def probe(args):
+    "Say what a frozen encoder knows: kNN, linear and attentive probes against raw means and chance, and retrieval"
+    from avmae_nb.devices import compilation_cache
+    from avmae_nb.train.probing import probe_run
+    compilation_cache()
+    changes = [*([f'data.source=folder', f'data.path={Path(args.data).expanduser()}'] if args.data else []), *([f'data.labels={args.labels}'] if args.labels else []), *args.settings]
+    print(probe_run(args.run, changes, tuple(args.kinds.split(',')), (args.clips, max(1, args.clips // 2)), args.which))
+
+def _add_probe(commands):
+    "The command `probe`"
+    p = _sub(commands, 'probe', probe, 'what a frozen encoder knows: kNN, linear and attentive probes, retrieval')
+    p.add_argument('run', metavar='RUN', help='a run folder')
+    p.add_argument('--data', metavar='FOLDER', help="labelled clips (default: the run's own)")
+    p.add_argument('--labels', metavar='CSV', help='a CSV with the columns file and label, or the word folders')
+    p.add_argument('--kinds', default='knn,linear,raw,retrieval', help='some of knn,linear,attentive,raw,retrieval (default: %(default)s)')
+    p.add_argument('--clips', type=int, default=1024, help='clips to fit on; half as many are tested (default: 1024)')
+    p.add_argument('--which', default='latest', type=lambda w: int(w) if w.isdigit() else w, help='latest, best, or a step of the run')
+    p.add_argument('settings', nargs='*', metavar='name=value', help='e.g. data.world=hard')
+
+# %% ../nbs/cli.ipynb #8a21b0e7
 EXAMPLES = """examples:
   avmae demo                                                  the synthetic world, a tiny model, some minutes on two cores
   avmae pretrain --data ~/videos --run runs/mine train.epochs=20
@@ -178,6 +236,9 @@ EXAMPLES = """examples:
   avmae show runs/mine                                        losses, error against baselines, pictures, sounds
   avmae presets vggsound > mine.yaml                          a file to edit, then: avmae pretrain --config mine.yaml
   avmae inspect ~/videos                                      which files can be decoded, what is in them
+  avmae probe runs/mine                                       what the frozen encoder knows: probes and retrieval
+  avmae embed runs/mine ~/videos --out embeddings.npz         a vector for each window of each file
+  avmae export runs/mine mine/                                safetensors, configuration, model card; or mine.jax
 """
 
 def _sub(commands, name: str, function, help: str) -> Parser:
@@ -209,6 +270,8 @@ def parser() -> Parser:
     p.add_argument('name', nargs='?', help='its name')
     p = _sub(commands, 'inspect', inspect, 'what media files hold, and whether they can be decoded')
     p.add_argument('paths', nargs='+', metavar='FILE_OR_FOLDER')
+    _add_using(commands)
+    _add_probe(commands)
     return out
 
 def parse(argv: list[str]) -> argparse.Namespace:

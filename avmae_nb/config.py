@@ -209,7 +209,7 @@ class Mask(Config):
     kind: Literal['random', 'tube', 'time', 'frequency', 'time_frequency', 'block', 'modality', 'same_time'] = 'random'
     ratio: float | tuple[float, float] = 0.9   # share hidden; two numbers: a range or a schedule
     schedule: Literal['range', 'linear', 'cosine'] = 'range'   # two numbers: drawn per example between them, or from the first to the second over the run
-    drop: float = 0.0         # probability that the whole modality is hidden from an example (never all of them at once)
+    drop: float = 0.0         # probability that the whole modality is hidden from an example (never all of them at once, so with one modality never)
     def check(self):
         for r in self.bounds:
             if not 0 <= r < 1: raise ConfigError(f'Mask.ratio={self.ratio}: a ratio is at least 0 and below 1, since the encoder needs something to see; to hide a whole modality use Mask(kind="modality") or drop=0.5')
@@ -387,7 +387,7 @@ class Train(Config):
             if name not in ('knn', 'linear', 'attentive', 'raw', 'retrieval'): raise ConfigError(f'Train.probe {name!r}: {nearest(name, ["knn", "linear", "attentive", "raw", "retrieval"])}')
         if self.probe_clips < 2: raise ConfigError('Train.probe_clips must be at least 2, usually some hundred')
 
-# %% ../nbs/00_config.ipynb #a6120e54
+# %% ../nbs/00_config.ipynb #b1204bdd
 class Run(Config):
     "What runs of every kind have: `video`, `audio`, `data`, `optim`, `train`"
     def check(self):
@@ -403,6 +403,10 @@ class Run(Config):
     def learning_rate(self) -> float:
         "Peak learning rate at this batch size"
         return self.optim.base_learning_rate * self.train.batch / 256
+    @property
+    def scale(self) -> tuple[float, float]:
+        "Range of the factors by which frames are scaled before the crop, in training"
+        return 1.0, 1.0
 
 @config
 class Pretrain(Run):
@@ -416,8 +420,8 @@ class Pretrain(Run):
     def check(self):
         super().check()
         if self.model.objective == 'inpainting' and len(self.inputs) < 2: raise ConfigError("objective='inpainting' predicts one modality from the other and needs both; with one use objective='joint'")
-        if len(self.inputs) == 1 and any(i.mask.kind == 'modality' or i.mask.drop for i in self.inputs.values()):
-            raise ConfigError('the only modality cannot be hidden as a whole: use another mask kind and drop=0')
+        if len(self.inputs) == 1 and any(i.mask.kind == 'modality' for i in self.inputs.values()):
+            raise ConfigError('the only modality cannot be hidden as a whole: use another mask kind')
         if len(self.inputs) > 1 and all(i.mask.kind == 'modality' for i in self.inputs.values()): raise ConfigError("masks hide every modality as a whole: keep Mask(kind='modality') for one of them")
         spans = [i.mask for i in self.inputs.values() if i.mask.kind == 'same_time']
         if spans and (len(spans) < len(self.inputs) or len({(m.ratio, m.schedule) for m in spans}) > 1):

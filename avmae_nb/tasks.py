@@ -66,7 +66,7 @@ class Augment(Config):
         "Alpha by modality"
         return {'video': self.mixup_video, 'audio': self.mixup_audio}
 
-# %% ../nbs/02_tasks.ipynb #38f81476
+# %% ../nbs/02_tasks.ipynb #854b2f36
 @config
 class Finetune(Run):
     "A whole fine-tuning run"
@@ -97,6 +97,8 @@ class Finetune(Run):
         wrong = [m for m in modalities if m not in self.inputs]
         if wrong or not modalities: raise ConfigError(f'Finetune.only{modalities}: {nearest(wrong[0] if wrong else "", self.inputs)}')
         return self.replace(**{m: None for m in self.inputs if m not in modalities})
+    @property
+    def scale(self) -> tuple[float, float]: return self.augment.scale
     def fitted(self, pretrained: Pretrain) -> 'Finetune':
         "The same run with what must be as in pre-training: size, positions, patches, constants of the spectrogram"
         c, changes = pretrained.model, {}

@@ -56,7 +56,7 @@ def fused(graphs: dict, weights: dict, kept: dict, tokens: Tokens, z: Float[Arra
         return ({m: out[m][:, :x.shape[1]] for m, x in tokens.items()}, sum(out[m][:, x.shape[1]:] for m, x in tokens.items()) / len(tokens)), None
     return _scan(step, (tokens, z), (weights, kept), remat)
 
-# %% ../../nbs/model/09_mbt.ipynb #819bd7d1
+# %% ../../nbs/model/09_mbt.ipynb #c1e03903
 def second_weights(modality: Modality, steps: int, seconds: int) -> Float[np.ndarray, "seconds steps"]:
     "How much each time step of the grid counts in each second"
     span = modality.seconds * modality.patch[0] / modality.shape[0]   # of one step
@@ -69,7 +69,7 @@ def second_weights(modality: Modality, steps: int, seconds: int) -> Float[np.nda
 def pool_seconds(encoded: Float[Array, "batch tokens width"], modality: Modality, seconds: int) -> Float[Array, "batch seconds width"]:
     "The mean token of every second"
     places = int(np.prod(modality.grid[1:]))   # tokens of one time step
-    steps = encoded.reshape(len(encoded), -1, places, encoded.shape[-1]).mean(2)
+    steps = encoded.reshape(encoded.shape[0], -1, places, encoded.shape[-1]).mean(2)
     return jnp.einsum('st,btw->bsw', second_weights(modality, steps.shape[1], seconds), steps)
 
 def chosen(modalities: dict, inputs: dict, only: tuple[str, ...] | None = None) -> dict:
@@ -121,7 +121,8 @@ class MBT(nnx.Module):
         part = lambda tree, s: jax.tree.map(lambda w: w[s], tree)
         if f: tokens = {m: alone(split[m][0], *part((split[m][1], kept[m]), slice(f)), x, remat) for m, x in tokens.items()}
         if f < self.config.encoder_layers.layers:
-            z = jnp.broadcast_to(self.bottleneck[...], (len(next(iter(tokens.values()))), *self.bottleneck.shape)).astype(next(iter(tokens.values())).dtype)
+            x = next(iter(tokens.values()))
+            z = jnp.broadcast_to(self.bottleneck[...], (x.shape[0], *self.bottleneck.shape)).astype(x.dtype)   # shape[0]: an exported model's batch is a symbol
             tokens, _ = fused({m: s[0] for m, s in split.items()}, *part(({m: s[1] for m, s in split.items()}, kept), slice(f, None)), tokens, z, remat)
         return {m: self.norm(x) for m, x in tokens.items()}
 

@@ -91,24 +91,26 @@ def probe_model(model: AVMAE, train, test, config: Pretrain,   # train, test: so
     found = retrieval(tested['pooled'], fitted['pooled']) if 'retrieval' in kinds else None
     return ProbeReport(tables, found, _notes((train, test), (fitted['pooled'].index, tested['pooled'].index)))
 
-# %% ../../nbs/train/16_probing.ipynb #988f6a2d
+# %% ../../nbs/train/16_probing.ipynb #5754ac61
 COMPILING = 5.0   # seconds that the first probe is expected to take beyond encoding its clips
 
 class ProbeCallback:
     "Probe the encoder during training on labelled clips, within a share of the run's time"
-    def __init__(self, source: Source, test: Source | None = None,   # None: every third of the clips of `source` is kept for testing
+    def __init__(self, source: Source | None = None,   # None: the run's own training clips, tested on its held-out ones
+                 test: Source | None = None,   # None: every third clip of `source`
                  every: int | None = None,   # steps; None: ten times a run
                  kinds: tuple[str, ...] = ('knn', 'linear', 'retrieval'), clips: tuple[int, int] = (512, 256), share: float = 0.05):
         if not 0 < share <= 1: raise ConfigError(f'share={share} is the part of the run that probes may take: above 0, at most 1, usually 0.05')
         self.source, self.test, self.every, self.kinds, self.clips, self.share = source, test, every, tuple(kinds), clips, share
         self.sets, self.spent, self.cost, self.last = None, 0.0, None, None
-        check_kinds(self.kinds, ('audio', 'video'), source, *([test] if test else []))
+        check_kinds(self.kinds, ('audio', 'video'), *(s for s in (source, test) if s is not None))
 
     def before_fit(self, learner):
         "The clock starts"
         config = getattr(learner, 'config', None)
         if config is None: raise ConfigError('ProbeCallback reads clips as learner.config says, and this learner has none: set learner.config to a Pretrain')
-        check_kinds(self.kinds, config.modalities)
+        if self.source is None: self.source, self.test = learner.source, open_source(config.data, 'eval')
+        check_kinds(self.kinds, config.modalities, self.source)
         self.began, self.first, self.spent, self.last = time.perf_counter(), learner.steps_done, 0.0, None
         self.interval = self.every or max(1, round(learner.optimizer.steps / 10))
         if self.sets is None: self.sets = self._sets(config)
@@ -165,7 +167,7 @@ class Part(Source):
     def read(self, i, *args, **kw): return self.source.read(self.index[i], *args, **kw)
     def digest(self): return self.source.digest()
 
-# %% ../../nbs/train/16_probing.ipynb #332e0d2b
+# %% ../../nbs/train/16_probing.ipynb #1cdc9cab
 @patch
 def probe(self: Learner, data: Data | None = None,   # labelled clips; None: those of the run
           kinds: tuple[str, ...] = ('knn', 'linear', 'raw', 'retrieval'), clips: tuple[int, int] = (1024, 512)) -> ProbeReport:
@@ -184,8 +186,7 @@ def probe_run(run: str | Path, changes=(),   # name=value, e.g. data.path=/video
     check_kinds(kinds, config.modalities, train, test)
     return probe_model(model, train, test, config, kinds, clips)
 
-def probe_callbacks(config: Pretrain, source: Source) -> list:
+def probe_callbacks(config: Pretrain) -> list:
     "What `train.probe` asks for, on the run's own data"
-    if not config.train.probe: return []
     n = config.train.probe_clips
-    return [ProbeCallback(source, open_source(config.data, 'eval'), None, config.train.probe, (n, max(1, n // 2)))]
+    return [ProbeCallback(None, None, None, config.train.probe, (n, max(1, n // 2)))] if config.train.probe else []

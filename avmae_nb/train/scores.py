@@ -136,7 +136,7 @@ def _answers(p: Predictions, head: str):
     known = labels >= 0
     return prob.max(-1)[known], (prob.argmax(-1) == labels)[known]
 
-# %% ../../nbs/train/09_scores.ipynb #d3f331ad
+# %% ../../nbs/train/09_scores.ipynb #90c8c84f
 def confusion(p: Predictions, head: str | None = None) -> Int[np.ndarray, "true predicted"]:
     "How often each class (row) is taken for each (column); of clips, or of seconds"
     if p.kind == 'multi': raise ConfigError('clips with many labels have no confusion matrix: look at per-class average precision')
@@ -153,10 +153,10 @@ def per_class(p: Predictions, head: str | None = None) -> list[dict]:
     table, rows = confusion(p, head), []
     for i, name in enumerate(names):
         n, wrong = int(table[i].sum()), np.where(np.arange(len(names)) == i, 0, table[i])
-        rows.append({'class': name, 'count': n, 'accuracy': table[i, i] / n if n else float('nan'), 'taken for': names[int(wrong.argmax())] if wrong.any() else '', 'times': int(wrong.max(initial=0))})
+        rows.append({'class': name, 'count': n, 'accuracy': float(table[i, i] / n) if n else float('nan'), 'taken for': names[int(wrong.argmax())] if wrong.any() else '', 'times': int(wrong.max(initial=0))})
     return rows
 
-# %% ../../nbs/train/09_scores.ipynb #ecc4dc43
+# %% ../../nbs/train/09_scores.ipynb #d0d5c518
 @dataclass(frozen=True, eq=False)
 class Scores:
     "Scores of one set of predictions; prints as a table"
@@ -181,7 +181,7 @@ class Scores:
         lines = [f'{self.clips} clips, {" + ".join(self.modalities)}, {self.views} view{"s" * (self.views > 1)}' + (f'; left out: {", ".join(left)}' if left else ''), f'{"":<20}{"score":>8}   95% interval']
         lines += [f'{k:<20}{v:>8.4f}   {self.intervals[k][0]:.4f} to {self.intervals[k][1]:.4f}' for k, v in self.values.items()]
         lines += [f'{("calibration error " + (h if len(self.calibration) > 1 else "")).strip():<20}{c.error:>8.4f}' for h, c in self.calibration.items()]
-        return '\n'.join(lines + [f'{len(m)} of {len(self.classes[h])} {h} classes have no clip' for h, m in self.missing.items() if m])
+        return '\n'.join(lines + [f'{len(m)} of {len(self.classes[h])} {"" if h == "class" else h + " "}classes have no clip' for h, m in self.missing.items() if m])
 
     def table(self, head: str | None = None, worst: int | None = None) -> str:
         "Classes as text, the hardest first"

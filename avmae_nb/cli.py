@@ -212,7 +212,7 @@ def probe(args):
     from avmae_nb.devices import compilation_cache
     from avmae_nb.train.probing import probe_run
     compilation_cache()
-    changes = [*([f'data.source=folder', f'data.path={Path(args.data).expanduser()}'] if args.data else []), *([f'data.labels={args.labels}'] if args.labels else []), *args.settings]
+    changes = [*(['data.source=folder', f'data.path={Path(args.data).expanduser()}'] if args.data else []), *([f'data.labels={args.labels}'] if args.labels else []), *args.settings]
     print(probe_run(args.run, changes, tuple(args.kinds.split(',')), (args.clips, max(1, args.clips // 2)), args.which))
 
 def _add_probe(commands):

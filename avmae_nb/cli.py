@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SUFFIXES', 'EXAMPLES', 'any_preset', 'configuration', 'add_configuration', 'Parser', 'told', 'describe', 'presets',
            'media_files', 'examine', 'inspect', 'run_folder', 'StartingPoint', 'train', 'check', 'tune', 'evaluate',
-           'report', 'show', 'demo', 'embed', 'export', 'probe', 'parser', 'parse', 'main']
+           'report', 'show', 'demo', 'embed', 'export', 'stats', 'prepare', 'probe', 'parser', 'parse', 'main']
 
 # %% ../nbs/cli.ipynb #f4d21b50
 import argparse, os, sys, time
@@ -261,6 +261,50 @@ def _add_using(commands):
     p.add_argument('--what', choices=('tokens', 'pooled', 'logits'), default='tokens', help='what a .jax file computes')
     p.add_argument('--upload', metavar='OWNER/NAME', help='put the folder on the Hugging Face hub (private), with avmae_nb[hub]')
 
+# %% ../nbs/cli.ipynb #fea00e36
+def _given_data(args):
+    "The data that the options name"
+    from avmae_nb.config import Data
+    return Data(source=args.source, path=str(Path(args.path).expanduser()) if args.path else None, labels=args.labels, split=args.split)
+
+def stats(args):
+    "Mean and deviation of the log-mel values of a source, as settings"
+    from avmae_nb.data.loader import logmel_statistics
+    from avmae_nb.data.sources import open_source
+    c = any_preset(args.preset).replace(data=_given_data(args)).override(*args.settings)
+    mean, std = logmel_statistics(open_source(c.data), c, args.clips)
+    print(f'audio.logmel.mean={mean:.4f} audio.logmel.std={std:.4f}')
+    if args.save: print(f'saved: {c.replace(**{"audio.logmel.mean": round(mean, 4), "audio.logmel.std": round(std, 4)}).save(args.save) or args.save}')
+
+def prepare(args):
+    "Transcode a collection once"
+    from avmae_nb.data.prepare import prepare
+    from avmae_nb.data.sources import open_source
+    missing = open_source(_given_data(args), 'all').missing if args.labels or args.source != 'folder' else ()
+    print(prepare(args.path, args.to, args.workers, args.short_side, missing, lambda line: print(line, flush=True)))
+
+def _add_source(p: Parser):
+    "The options that name labelled data"
+    p.add_argument('--source', default='folder', help='folder, vggsound, audioset, epic, ave, dmvr, synthetic, clips (default: folder)')
+    p.add_argument('--labels', metavar='FILE', help='a label file or its folder, or the word folders')
+    p.add_argument('--split', default='all', help='train, eval or all (default: all)')
+
+def _add_data(commands):
+    "The commands `stats` and `prepare`"
+    p = _sub(commands, 'stats', stats, 'mean and deviation of the log-mel values of a collection, as settings for a run')
+    p.add_argument('path', nargs='?', metavar='FOLDER')
+    _add_source(p)
+    p.add_argument('--preset', default='vggsound', help='whose spectrogram (default: vggsound)')
+    p.add_argument('--clips', type=int, default=1000, help='how many, evenly spread (default: 1000)')
+    p.add_argument('--save', metavar='FILE', help='write the preset with these numbers and this data, for --config')
+    p.add_argument('settings', nargs='*', metavar='name=value')
+    p = _sub(commands, 'prepare', prepare, 'transcode a collection once, so that it is read faster; goes on where an earlier call stopped')
+    p.add_argument('path', metavar='FOLDER')
+    p.add_argument('to', metavar='NEW_FOLDER')
+    _add_source(p)
+    p.add_argument('--workers', type=int, default=os.cpu_count() or 1, help='processes (default: one a core)')
+    p.add_argument('--short-side', type=int, default=256, help='pixels (default: 256)')
+
 # %% ../nbs/cli.ipynb #ab12cd02
 def probe(args):
     "Say what a frozen encoder knows: kNN, linear and attentive probes against raw means and chance, and retrieval"
@@ -281,7 +325,7 @@ def _add_probe(commands):
     p.add_argument('--which', default='latest', type=lambda w: int(w) if w.isdigit() else w, help='latest, best, or a step of the run')
     p.add_argument('settings', nargs='*', metavar='name=value', help='e.g. data.world=hard')
 
-# %% ../nbs/cli.ipynb #f8ae4e05
+# %% ../nbs/cli.ipynb #754e1fcd
 EXAMPLES = """examples:
   avmae demo                                                  the synthetic world, a tiny model, some minutes on two cores
   avmae pretrain --data ~/videos --run runs/mine train.epochs=20
@@ -293,6 +337,8 @@ EXAMPLES = """examples:
   avmae show runs/mine                                        losses, error against baselines, pictures, sounds
   avmae presets vggsound > mine.yaml                          a file to edit, then: avmae pretrain --config mine.yaml
   avmae inspect ~/videos                                      which files can be decoded, what is in them
+  avmae stats /data/ave --source ave --save ave.yaml          mean and deviation of its sound, for --config
+  avmae prepare ~/videos ~/small --workers 8                  a copy of short side 256 that is read faster
   avmae probe runs/mine                                       what the frozen encoder knows: probes and retrieval
   avmae embed runs/mine ~/videos --out embeddings.npz         a vector for each window of each file
   avmae export runs/mine mine/                                safetensors, configuration, model card; or mine.jax
@@ -334,6 +380,7 @@ def parser() -> Parser:
     p.add_argument('paths', nargs='+', metavar='FILE_OR_FOLDER')
     _add_using(commands)
     _add_probe(commands)
+    _add_data(commands)
     return out
 
 def parse(argv: list[str]) -> argparse.Namespace:

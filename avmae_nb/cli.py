@@ -65,7 +65,7 @@ def presets(args):
     import yaml
     print(yaml.safe_dump(any_preset(args.name).to_dict(), sort_keys=False), end='')
 
-# %% ../nbs/cli.ipynb #7ee8000c
+# %% ../nbs/cli.ipynb #6e27ade5
 SUFFIXES = ('.mp4', '.webm', '.mkv', '.mov', '.avi', '.m4v', '.ogv', '.flv', '.mpg', '.wav', '.flac', '.mp3', '.ogg', '.m4a')
 
 def media_files(paths) -> list[Path]:
@@ -83,9 +83,23 @@ def examine(path) -> str:
     odd = [f for f in (*flags, *(('truncated',) if info.truncated else ())) if not f.startswith('no_')]
     return f'{path}: {info.duration:.2f} s, {video}, {audio}' + (f' [{", ".join(sorted(set(odd)))}]' if odd else '')
 
+def _inspect_source(args):
+    "What a labelled collection holds"
+    import warnings
+    from avmae_nb.config import Data
+    from avmae_nb.data.sources import open_source
+    from avmae_nb.data.survey import survey
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')   # its notes are printed with the rest
+        source = open_source(Data(source=args.source or 'folder', path=str(Path(args.paths[0]).expanduser()), labels=args.labels), args.split)
+    found = survey(source, args.clips)
+    print(found)
+    return 1 if found.counts['unreadable'] else 0
+
 def inspect(args):
     "What files hold; those that cannot be read are named and counted"
     from avmae_nb.data.media import MediaError
+    if args.source or args.labels: return _inspect_source(args)
     files, bad = media_files(args.paths), 0
     if not files: raise ConfigError(f'no media files under {", ".join(args.paths)}; looked for names ending in {" ".join(SUFFIXES)}')
     for f in files:
@@ -261,7 +275,7 @@ def _add_using(commands):
     p.add_argument('--what', choices=('tokens', 'pooled', 'logits'), default='tokens', help='what a .jax file computes')
     p.add_argument('--upload', metavar='OWNER/NAME', help='put the folder on the Hugging Face hub (private), with avmae_nb[hub]')
 
-# %% ../nbs/cli.ipynb #fea00e36
+# %% ../nbs/cli.ipynb #dc46b57b
 def _given_data(args):
     "The data that the options name"
     from avmae_nb.config import Data
@@ -283,9 +297,9 @@ def prepare(args):
     missing = open_source(_given_data(args), 'all').missing if args.labels or args.source != 'folder' else ()
     print(prepare(args.path, args.to, args.workers, args.short_side, missing, lambda line: print(line, flush=True)))
 
-def _add_source(p: Parser):
+def _add_source(p: Parser, default: str | None = 'folder'):
     "The options that name labelled data"
-    p.add_argument('--source', default='folder', help='folder, vggsound, audioset, epic, ave, dmvr, synthetic, clips (default: folder)')
+    p.add_argument('--source', default=default, help='folder, vggsound, audioset, epic, ave, dmvr, synthetic, clips (default: folder)')
     p.add_argument('--labels', metavar='FILE', help='a label file or its folder, or the word folders')
     p.add_argument('--split', default='all', help='train, eval or all (default: all)')
 
@@ -325,7 +339,7 @@ def _add_probe(commands):
     p.add_argument('--which', default='latest', type=lambda w: int(w) if w.isdigit() else w, help='latest, best, or a step of the run')
     p.add_argument('settings', nargs='*', metavar='name=value', help='e.g. data.world=hard')
 
-# %% ../nbs/cli.ipynb #754e1fcd
+# %% ../nbs/cli.ipynb #ddb75deb
 EXAMPLES = """examples:
   avmae demo                                                  the synthetic world, a tiny model, some minutes on two cores
   avmae pretrain --data ~/videos --run runs/mine train.epochs=20
@@ -378,6 +392,8 @@ def parser() -> Parser:
     p.add_argument('name', nargs='?', help='its name')
     p = _sub(commands, 'inspect', inspect, 'what media files hold, and whether they can be decoded')
     p.add_argument('paths', nargs='+', metavar='FILE_OR_FOLDER')
+    p.add_argument('--clips', type=int, default=200, help='of a labelled collection: how many are opened, evenly spread (default: 200)')
+    _add_source(p, None)
     _add_using(commands)
     _add_probe(commands)
     _add_data(commands)

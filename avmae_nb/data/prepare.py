@@ -16,7 +16,7 @@ from ..config import ConfigError
 from .container import MediaError, Reader
 from .sources import list_folder
 
-# %% ../../nbs/data/12_prepare.ipynb #0d40631c
+# %% ../../nbs/data/12_prepare.ipynb #5d18aa4a
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 TICK = Fraction(1, 60000)   # of the pictures' clock
 
@@ -63,7 +63,7 @@ def transcode(path, to, short_side: int = 256) -> tuple[str, ...]:
     to.parent.mkdir(parents=True, exist_ok=True)
     part = to.with_name(f'.{to.name}.part')
     try:
-        with Reader(path) as reader, Reader(path) as second, av.open(str(part), 'w', format='mp4') as out:
+        with Reader(path) as reader, Reader(path) as second, av.open(str(part), 'w', format='mp4', container_options={'movie_timescale': '48000'}) as out:
             pictures = _pictures(reader, out, short_side) if reader.video else None
             shape = next(pictures, None) if pictures else None
             video = out.add_stream('libx264', rate=25, options={'g': '12', 'bf': '0', 'preset': 'veryfast', 'crf': '20'}) if shape else None

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SUFFIXES', 'EXAMPLES', 'any_preset', 'configuration', 'add_configuration', 'Parser', 'told', 'describe', 'presets',
            'media_files', 'examine', 'inspect', 'run_folder', 'StartingPoint', 'train', 'check', 'tune', 'evaluate',
-           'report', 'show', 'demo', 'embed', 'export', 'parser', 'parse', 'main']
+           'report', 'show', 'demo', 'embed', 'export', 'probe', 'parser', 'parse', 'main']
 
 # %% ../nbs/cli.ipynb #f4d21b50
 import argparse, os, sys, time
@@ -261,6 +261,26 @@ def _add_using(commands):
     p.add_argument('--what', choices=('tokens', 'pooled', 'logits'), default='tokens', help='what a .jax file computes')
     p.add_argument('--upload', metavar='OWNER/NAME', help='put the folder on the Hugging Face hub (private), with avmae_nb[hub]')
 
+# %% ../nbs/cli.ipynb #ab12cd02
+def probe(args):
+    "Say what a frozen encoder knows: kNN, linear and attentive probes against raw means and chance, and retrieval"
+    from avmae_nb.devices import compilation_cache
+    from avmae_nb.train.probing import probe_run
+    compilation_cache()
+    changes = [*(['data.source=folder', f'data.path={Path(args.data).expanduser()}'] if args.data else []), *([f'data.labels={args.labels}'] if args.labels else []), *args.settings]
+    print(probe_run(args.run, changes, tuple(args.kinds.split(',')), (args.clips, max(1, args.clips // 2)), args.which))
+
+def _add_probe(commands):
+    "The command `probe`"
+    p = _sub(commands, 'probe', probe, 'what a frozen encoder knows: kNN, linear and attentive probes, retrieval')
+    p.add_argument('run', metavar='RUN', help='a run folder')
+    p.add_argument('--data', metavar='FOLDER', help="labelled clips (default: the run's own)")
+    p.add_argument('--labels', metavar='CSV', help='a CSV with the columns file and label, or the word folders')
+    p.add_argument('--kinds', default='knn,linear,raw,retrieval', help='some of knn,linear,attentive,raw,retrieval (default: %(default)s)')
+    p.add_argument('--clips', type=int, default=1024, help='clips to fit on; half as many are tested (default: 1024)')
+    p.add_argument('--which', default='latest', type=lambda w: int(w) if w.isdigit() else w, help='latest, best, or a step of the run')
+    p.add_argument('settings', nargs='*', metavar='name=value', help='e.g. data.world=hard')
+
 # %% ../nbs/cli.ipynb #f8ae4e05
 EXAMPLES = """examples:
   avmae demo                                                  the synthetic world, a tiny model, some minutes on two cores
@@ -273,6 +293,7 @@ EXAMPLES = """examples:
   avmae show runs/mine                                        losses, error against baselines, pictures, sounds
   avmae presets vggsound > mine.yaml                          a file to edit, then: avmae pretrain --config mine.yaml
   avmae inspect ~/videos                                      which files can be decoded, what is in them
+  avmae probe runs/mine                                       what the frozen encoder knows: probes and retrieval
   avmae embed runs/mine ~/videos --out embeddings.npz         a vector for each window of each file
   avmae export runs/mine mine/                                safetensors, configuration, model card; or mine.jax
 """
@@ -312,6 +333,7 @@ def parser() -> Parser:
     p = _sub(commands, 'inspect', inspect, 'what media files hold, and whether they can be decoded')
     p.add_argument('paths', nargs='+', metavar='FILE_OR_FOLDER')
     _add_using(commands)
+    _add_probe(commands)
     return out
 
 def parse(argv: list[str]) -> argparse.Namespace:

@@ -86,7 +86,8 @@ class Progress:
         self.say(f'step {step}/{end}  loss {metrics["loss"]:.4f} ({losses})  rate {metrics["learning_rate"]:.2e}{speed}{skipped}', flush=True)
 
     def after_eval(self, learner, step, metrics):
-        self.say(f'step {step}  ' + ', '.join(f'{k} {v:.4f}' for k, v in metrics.items() if isinstance(v, float)), flush=True)
+        shown = {k: v for k, v in metrics.items() if isinstance(v, float) and not (k.startswith('probe/') and k.count('/') > 1)}   # the log has them all
+        self.say(f'step {step}  ' + ', '.join(f'{k} {v:.4f}' for k, v in shown.items()), flush=True)
 
 # %% ../../nbs/train/03_callbacks.ipynb #672bdcda
 class Evaluate:

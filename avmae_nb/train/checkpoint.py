@@ -40,7 +40,7 @@ def run_lock(run):
 
 # %% ../../nbs/train/01_checkpoint.ipynb #da89ab84
 FREE = {'data.workers', 'data.prefetch', 'data.path', 'model.remat', 'classifier.remat', 'encoder.remat', 'optim.accumulate', 'views',
-        *(f'train.{n}' for n in ('log_every', 'eval_every', 'eval_clips', 'checkpoint_every', 'keep', 'fsdp', 'nan_limit', 'log_to'))}
+        *(f'train.{n}' for n in ('log_every', 'eval_every', 'eval_clips', 'checkpoint_every', 'keep', 'fsdp', 'nan_limit', 'log_to', 'probe', 'probe_clips'))}
 
 def _flat(values, prefix=''):
     "Nested dicts as `{'train.batch': 32}`"

@@ -105,7 +105,7 @@ def shorten(config: Run) -> Run:
     small = config.model.size == 'tiny'
     batch = min(config.train.batch, 8 if small else 2)
     return config.replace(**{'train.batch': batch, 'train.steps': 10 if small else 2, 'train.eval_clips': min(config.train.eval_clips, batch), 'train.eval_every': 10, 'train.log_every': 1,
-        'train.log_to': (), 'train.fsdp': 1, 'data.workers': 0, 'optim.accumulate': min(config.optim.accumulate, 2 if batch % 2 == 0 else 1), 'optim.warmup_epochs': 0.0})
+        'train.log_to': (), 'train.probe': (), 'train.fsdp': 1, 'data.workers': 0, 'optim.accumulate': min(config.optim.accumulate, 2 if batch % 2 == 0 else 1), 'optim.warmup_epochs': 0.0})
 
 def every(steps: int, wanted: int | None) -> int:
     "As configured, or ten times a run"
@@ -170,11 +170,12 @@ def pretrain(config: Pretrain,
              fast: bool = False,   # a few small steps of everything, writing nothing
              limit: int | None = None) -> Learner:   # use only the first clips
     "A learner for this configuration, at the newest checkpoint of `run` if there is one; `fit()` trains it"
+    from avmae_nb.train.probing import probe_callbacks   # of a later notebook
     if fast: config, run = shorten(config), None
     def make(source):
         objective = MaskedReconstruction(config)
         return Parts(build_model(config), objective, EvalLoss(objective, open_source(config.data, 'eval'), config) if config.train.eval_clips else None)
-    return start(config, run, make, callbacks, fast, limit)
+    return start(config, run, make, [*(callbacks or ()), *probe_callbacks(config)], fast, limit)
 
 # %% ../../nbs/train/04_pretrain.ipynb #d4519fc3
 def read_run(run: str | Path, kind: type) -> Run:

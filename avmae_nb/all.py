@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/all.ipynb #0d111ee1
+# %% ../nbs/all.ipynb #7fb6ccd7
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
 from .config import *
 from .devices import *
 from .tasks import *
+from .data.labels import *
 from .data.media import *
 from .data.logmel import *
 from .data.sources import *
@@ -37,6 +38,8 @@ from .train.evaluate import *
 from .train.rehearsal import *
 from .train.metrics import *
 from .train.predictions import *
+from .train.scores import *
+from .train.finetune import *
 from .view.panel import *
 from .view.figure import *
 from .view.batch import *

@@ -325,7 +325,7 @@ class Model(Config):
     @property
     def decoder_layers(self) -> Stack: return self.decoder_stack or DECODERS[self.size]
 
-# %% ../nbs/00_config.ipynb #bc62fe5c
+# %% ../nbs/00_config.ipynb #a5c2ee82
 @config
 class Data(Config):
     "Where clips come from; `avmae_nb.data.sources` opens it"
@@ -337,6 +337,7 @@ class Data(Config):
     clips: int | None = None   # synthetic: clips an epoch (default 4096); others: use only this many
     seed: int = 0             # of the synthetic world's splits
     missing: Literal['substitute', 'mask', 'error'] = 'substitute'   # a clip without sound or picture: another clip instead, keep it and hide that modality, or stop
+    balanced: bool = False    # training draws each class equally often instead of each clip (not in the paper); needs labels
     workers: int = 0          # decoding processes; 0: in this process
     prefetch: int = 2         # batches kept ready
 

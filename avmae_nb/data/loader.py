@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['TRIES', 'ORDER', 'WORKER_ENVIRONMENT', 'LoaderError', 'crop', 'scaled_crop', 'spectrogram', 'example', 'Report',
-           'Decode', 'Batches', 'Loader', 'eval_indices', 'EvalBatches', 'eval_batches', 'logmel_statistics']
+           'Decode', 'Batches', 'class_groups', 'Loader', 'eval_indices', 'EvalBatches', 'eval_batches',
+           'logmel_statistics']
 
-# %% ../../nbs/data/04_loader.ipynb #a820b21e
+# %% ../../nbs/data/04_loader.ipynb #c2e3a236
 import atexit, json, multiprocessing.util, os, queue, signal, sys, threading, weakref
 from collections import Counter
 from contextlib import contextmanager, nullcontext
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 from ..config import ConfigError, LogMel, Pretrain, Video
+from .labels import Labels
 from .logmel import logmel, normalise, statistics
 from .media import Clip, MediaError, Request
 from .sources import Source
@@ -81,7 +83,7 @@ class Report:
         return '\n'.join([head, *(f'  {n["name"]}: {n["problem"]}: {n["message"]}' for n in list(self.clips.values())[:10])])
     __repr__ = __str__
 
-# %% ../../nbs/data/04_loader.ipynb #8e732518
+# %% ../../nbs/data/04_loader.ipynb #aa4d7c4b
 TRIES = 20   # clips in a row that may be unusable
 
 @dataclass(frozen=True)
@@ -92,8 +94,10 @@ class Decode:
     limit: int            # clips `0 .. limit - 1` are used
     labelled: bool
     fixed: bool = False   # the same window of a clip in every epoch
+    groups: tuple | None = None   # clips of each class: draw from them instead of taking `index`
 
     def __call__(self, index: int, rng: np.random.Generator) -> dict:
+        if self.groups: index = int(rng.choice(self.groups[rng.integers(len(self.groups))]))
         key, notes, j = 0 if self.fixed else int(rng.integers(2**62)), [], int(index)
         for attempt in range(TRIES):
             own = np.random.default_rng([key, int(index), attempt])
@@ -112,7 +116,7 @@ class Decode:
         flags = set(clip.flags) | ({'silent'} if clip.audio is not None and not clip.audio.any() else set())
         notes += [_note(self.source, j, flag, f'from {clip.start:.2f} s') for flag in sorted(flags)]
         out.update(example_mask=np.float32(1), index=np.int32(j), notes=notes)
-        if self.labelled: out['label'] = np.int32(-1 if clip.label is None else clip.label)
+        if self.labelled: out['label'] = _labels(self.source).array(clip.label)
         return out
 
     def complete(self, out: dict, clip: Clip):
@@ -124,6 +128,10 @@ class Decode:
         for m, zeros in _zeros(self.config).items():
             if wanted == 'mask': out[f'present/{m}'] = np.bool_(m in out)
             out.setdefault(m, zeros)
+
+def _labels(source) -> Labels:
+    "Of a source; one that has labels without names has numbers"
+    return source.labels or Labels('single', {'class': []})
 
 def _name(source, i) -> str:
     try: return source.name(i)
@@ -245,7 +253,18 @@ class _FromWorkers:
         return {k: np.array(v) for k, v in sorted(item.items(), key=lambda kv: ORDER.index(kv[0]))}   # a copy, so that the shared memory is free
     def close(self): self.items.close()
 
-# %% ../../nbs/data/04_loader.ipynb #ef44ba97
+# %% ../../nbs/data/04_loader.ipynb #5d3f3c4b
+def class_groups(source: Source, limit: int | None = None) -> tuple[np.ndarray, ...]:
+    "Indices of the clips of each class that has any; with several heads of the first one, with labels by second of every class that occurs"
+    labels, groups = source.labels, {}
+    if labels is None: raise ConfigError(f'Data.balanced=True needs labels, and {source!r} has none: give Data.labels')
+    for i in range(limit or len(source)):
+        value = np.atleast_1d(-1 if source.label(i) is None else source.label(i))
+        own = np.flatnonzero(value > 0) if labels.kind == 'multi' else value[:1] if labels.kind == 'heads' else np.unique(value)
+        for c in own[own >= 0]: groups.setdefault(int(c), []).append(i)
+    if not groups: raise ConfigError(f'Data.balanced=True, but no clip of {source!r} has a label')
+    return tuple(np.array(groups[c]) for c in sorted(groups))
+
 def _shard(shard: tuple[int, int] | None) -> tuple[int, int]:
     "`(rank, world)`: as given, or this process's place among JAX's processes"
     if shard is None:
@@ -270,14 +289,15 @@ class Loader:
         if self.clips < 1: raise ConfigError('the source has no clips')
         self.rank, self.world = _shard(shard)
         self.batch, self.report = _local_batch(config, self.world), Report() if report is None else report
-        self.labelled = source.classes is not None or source.label(0) is not None
+        self.labelled = source.labels is not None or source.label(0) is not None
+        self.groups = class_groups(source, self.clips) if config.data.balanced else None
     @property
     def steps_per_epoch(self) -> float: return self.clips / self.config.train.batch
     def dataset(self, start_step: int = 0):
         "Grain's chain of maps: item `i` is the batch of step `start_step + i`"
         import grain
         stream = grain.MapDataset.range(self.clips).seed(self.config.train.seed).shuffle().repeat(2**40 // self.clips)   # endless, and its length fits an index
-        stream = stream.random_map(Decode(self.source, self.config, self.clips, self.labelled, self.fixed))
+        stream = stream.random_map(Decode(self.source, self.config, self.clips, self.labelled, self.fixed, self.groups))
         return stream[self.rank::self.world].batch(self.batch, batch_fn=_collate)[start_step:]
     def batch_at(self, step: int) -> dict[str, np.ndarray]:
         "One batch by its step, computed here and now"
@@ -289,7 +309,7 @@ class Loader:
         return Batches(lambda: _read(self.dataset(start_step), self.config.data.workers), self.report, self.config.data.prefetch)
     def __repr__(self): return f'Loader({self.clips} clips, {self.batch} a batch, host {self.rank + 1} of {self.world}, {self.config.data.workers} workers)'
 
-# %% ../../nbs/data/04_loader.ipynb #e4e1477a
+# %% ../../nbs/data/04_loader.ipynb #48147c17
 def eval_indices(source: Source, clips: int | None = None) -> np.ndarray:
     "Which clips an evaluation on `clips` of them uses: all, or evenly spread"
     n = min(clips or len(source), len(source))
@@ -306,7 +326,7 @@ def _eval_example(decode: Decode, index: int, view: tuple[int, int]) -> dict:
     out = dict(_zeros(decode.config))
     if decode.config.data.missing == 'mask': out.update({f'present/{m}': np.bool_(False) for m in decode.config.inputs})
     out.update(example_mask=np.float32(0), index=np.int32(index), notes=notes)
-    return {**out, 'label': np.int32(-1)} if decode.labelled else out
+    return {**out, 'label': _labels(decode.source).blank} if decode.labelled else out
 
 @dataclass(frozen=True)
 class EvalBatches:
@@ -328,7 +348,7 @@ def eval_batches(source: Source, config: Pretrain,
     (rank, world), indices = _shard(shard), eval_indices(source, clips)
     batch, total = _local_batch(config, world), -(-max(len(indices), 1) // config.train.batch) * config.train.batch
     mine = np.append(indices, np.full(total - len(indices), -1))[rank::world]
-    labelled = source.classes is not None or (len(source) > 0 and source.label(0) is not None)
+    labelled = source.labels is not None or (len(source) > 0 and source.label(0) is not None)
     made = EvalBatches(Decode(source, config, len(source), labelled), tuple(mine.tolist()), batch, view)
     return Batches(lambda: _read(grain.MapDataset.source(made), config.data.workers), Report() if report is None else report, config.data.prefetch)
 

@@ -7,12 +7,13 @@ __all__ = ['SPLITS', 'SOURCES', 'BUILT_IN', 'HELD_OUT', 'COLUMNS', 'EVAL_SPLITS'
            'fingerprint', 'source', 'open_source', 'Item', 'Files', 'list_folder', 'hold_out', 'read_labels',
            'check_decodable', 'open_files', 'folder', 'clips_folder', 'clips']
 
-# %% ../../nbs/data/03_sources.ipynb #fb475c10
+# %% ../../nbs/data/03_sources.ipynb #0658cf8f
 import collections, csv, dataclasses, hashlib, importlib, io, os, unicodedata, warnings
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 from ..config import ConfigError, Data, nearest
+from .labels import Labels
 from .container import SOUND_EXTENSIONS, VIDEO_EXTENSIONS, MediaError, MediaInfo, probe
 from .media import Clip, Request, read_clip
 
@@ -27,10 +28,14 @@ def view_start(duration: float | None, request: Request, view: int = 0, views: i
     if views == 1: return max(0.0, ((duration or 0.0) - request.longest) / 2)
     return max(0.0, (duration or 0.0) - request.span) * view / (views - 1)
 
-# %% ../../nbs/data/03_sources.ipynb #17af34dd
+# %% ../../nbs/data/03_sources.ipynb #1545cdd5
 class Source:
     "A random-access sequence of clips. Subclasses give `__len__`, `name`, `load`, and, where they know them, `label`, `classes`, `duration`; they must pickle, since workers get a copy"
     classes: list[str] | None = None   # names of the labels
+    @property
+    def labels(self) -> Labels | None:
+        "What kind of labels the clips have; None where there are none"
+        return Labels('single', {'class': list(self.classes)}) if self.classes else None
     notes: tuple[str, ...] = ()        # what a user should be told before training, e.g. how many files were skipped
     def __len__(self) -> int: raise NotImplementedError
     def name(self, i: int) -> str: return str(i)

@@ -118,7 +118,7 @@ class EvalScores:
         found = {k: float(f(np.ones((1, len(p))))[0]) for k, f in measures(p).items()}
         return {ERROR: 1 - next(iter(found.values())), 'eval/loss': log_loss(p), **{f'eval/{k}': v for k, v in found.items()}}
 
-# %% ../../nbs/train/10_finetune.ipynb #fb7d012c
+# %% ../../nbs/train/10_finetune.ipynb #f67af6d5
 STARTER = 'avmae_nb.interop.start'   # a room above this one, imported when weights are to be read
 
 def initialise(model: nnx.Module, config: Finetune, run: Path | None = None, say=print):
@@ -138,7 +138,7 @@ def finetune(config: Finetune,
     if fast: config, run = shorten(config), None
     def make(source):
         held_out = open_source(config.data, 'eval') if config.train.eval_clips else None
-        for s in filter(None, (source, held_out)): check_labels(s, config.labels, config.classifier.classes)
+        for s in filter(None, (source, held_out)): check_labels(s, config.labels, config.classifier.classes, config.classifier.seconds)
         model = build_classifier(config)
         if run is None or not saved_steps(run): initialise(model, config, Path(run) if run else None)
         return Parts(model, Classification(config), EvalScores(held_out, config) if held_out is not None else None, ERROR)

@@ -167,7 +167,7 @@ def test_from_the_configuration_and_the_terminal(tmp_path, capsys):
 def test_without_labels():
     config = toy_config()
     class Bare(Thirds):
-        classes = None
+        labels = None
         def __init__(self, kept): super().__init__(open_source(config.data, 'train'), kept); self.classes = None
         def label(self, i): return None
         def read(self, *args): return dataclasses.replace(super().read(*args), label=None)
@@ -188,3 +188,12 @@ def test_batches_are_read_once_where_they_fit():
     clips = FixedClips(Counting(source, True), config, 8)
     first, again = list(clips), list(clips)
     assert len(read) == 8 and all((a['video'] == b['video']).all() for a, b in zip(first, again))
+
+@pytest.mark.parametrize('source, clips, heads, metric', [('told-multi', 32, ['class'], 'mAP'), ('told-heads', 32, ['motion', 'material'], 'accuracy'), ('synthetic', 16, ['event'], 'mAP')])
+def test_labels_of_every_kind(source, clips, heads, metric):
+    config = toy_config(**{'data.source': source, **({'data.world': 'events', 'audio.seconds': 2.0} if source == 'synthetic' else {})})   # labels by second want a window of seconds
+    report = probe_model(scrambled(config), *(open_source(config.data, s) for s in ('train', 'eval')), config, ('knn', 'linear', 'raw'), (clips, clips))
+    assert list(report.tables) == heads or metric == 'mAP'
+    assert {r.metric for t in report.tables.values() for r in t} == {metric}
+    if source == 'told-heads': assert 'probe/linear/material/audio' in report.metrics() and report.tables['material'].find('knn', 'audio').clips[1] < report.tables['motion'].find('knn', 'audio').clips[1]
+    if source == 'told-multi': assert report.tables['class'].find('knn', 'audio').clips[1] < clips   # some have no label

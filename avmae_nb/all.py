@@ -40,6 +40,10 @@ from .train.metrics import *
 from .train.predictions import *
 from .train.scores import *
 from .train.finetune import *
+from .train.features import *
+from .train.probes import *
+from .train.retrieval import *
+from .train.probing import *
 from .view.panel import *
 from .view.figure import *
 from .view.batch import *
@@ -47,6 +51,9 @@ from .view.results import *
 from .view.curves import *
 from .view.live import *
 from .view.check import *
+from .view.answers import *
+from .view.classes import *
+from .view.localisation import *
 from .view.learner import *
 
 _everyday = {'source', 'folder', 'clips', 'synthetic', 'config'}   # words that a notebook wants for itself; they stay in their modules

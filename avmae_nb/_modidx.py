@@ -1325,4 +1325,10 @@ d = { 'settings': { 'branch': 'main',
                                        'avmae_nb.view.results.with_and_without': ( 'view/results.html#with_and_without',
                                                                                    'avmae_nb/view/results.py'),
                                        'avmae_nb.view.results.write_results': ( 'view/results.html#write_results',
-                                                                                'avmae_nb/view/results.py')}}}
+                                                                                'avmae_nb/view/results.py')},
+            'avmae_nb.view.share': { 'avmae_nb.view.share._column': ('view/share.html#_column', 'avmae_nb/view/share.py'),
+                                     'avmae_nb.view.share._tile': ('view/share.html#_tile', 'avmae_nb/view/share.py'),
+                                     'avmae_nb.view.share.animation_bytes': ('view/share.html#animation_bytes', 'avmae_nb/view/share.py'),
+                                     'avmae_nb.view.share.figure_bytes': ('view/share.html#figure_bytes', 'avmae_nb/view/share.py'),
+                                     'avmae_nb.view.share.film': ('view/share.html#film', 'avmae_nb/view/share.py'),
+                                     'avmae_nb.view.share.state_figure': ('view/share.html#state_figure', 'avmae_nb/view/share.py')}}}

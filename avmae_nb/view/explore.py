@@ -67,7 +67,7 @@ def hide_grid(hide: Hide, modality: Modality, place: int = 0,   # of the modalit
     hidden[np.asarray(_visible_first(hide.kind, modality.grid, key, ratio))[:visible_count(hide.kind, modality.grid, ratio)]] = False
     return hidden.reshape(modality.grid)
 
-# %% ../../nbs/view/08_explore.ipynb #24327bcb
+# %% ../../nbs/view/08_explore.ipynb #5d81a8bb
 @config
 class ViewState(Config):
     "All that the viewer's controls can set"
@@ -80,6 +80,9 @@ class ViewState(Config):
     def check(self):
         if min(self.clip, self.frame) < 0: raise ConfigError(f'ViewState: clip={self.clip} and frame={self.frame} count from 0')
         object.__setattr__(self, 'hide', {m: h if isinstance(h, Hide) else Hide.from_dict(h, f'ViewState.hide[{m!r}]') for m, h in self.hide.items()})
+    def to_dict(self) -> dict:
+        "All fields as plain dicts"
+        return {**super().to_dict(), 'hide': {m: h.to_dict() for m, h in self.hide.items()}}
 
 def first_state(config: Pretrain, **changes) -> ViewState:
     "Masks with the kinds and (highest) ratios of a configuration"

@@ -175,13 +175,14 @@ class Viewer {
   say(text, alarm = false) { this.status.textContent = text; this.status.classList.toggle('avmae-alarm', alarm) }
   post(content) {
     const id = ++this.asked
-    this.waits[id] = setTimeout(() => this.say(`No answer from the kernel for ${SILENT / 1000} s: it is busy or gone. This is the last picture.`, true), SILENT)
+    this.waits[id] = setTimeout(() => { this.silent = true; this.say(`No answer from the kernel for ${SILENT / 1000} s: it is busy or gone. This is the last picture.`, true) }, SILENT)
     try { this.model.send({ ...content, id, page: this.id }) } catch (e) { clearTimeout(this.waits[id]); this.gone() }
     return id
   }
   answer(content, buffers) {
     if (this.closed || content.page !== this.id) return
     clearTimeout(this.waits[content.id]); delete this.waits[content.id]
+    if (this.silent) { this.silent = false; this.say('') }
     const arrays = arraysOf(content.arrays || [], buffers)
     if (content.id === this.flying) this.flying = 0
     if (content.error) { this.say(content.error, true); if (content.kind === 'answer') this.refused() }
@@ -368,7 +369,7 @@ class Viewer {
     this.canvases = []
     const spec = Object.values(this.pictures).find(p => !p.film)
     const cells = rows.flatMap(row => [make('div', { className: 'avmae-row', text: this.rowName(row) }), ...this.order().map(p => this.cell(row, p))])
-    this.grid.style.gridTemplateColumns = `minmax(64px, 92px) ${this.order().map(p => p.film ? 'auto' : 'minmax(200px, 1fr)').join(' ')}`
+    this.grid.style.gridTemplateColumns = `minmax(64px, 104px) ${this.order().map(p => p.film ? 'auto' : 'minmax(200px, 1fr)').join(' ')}`
     this.grid.replaceChildren(...cells, ...(rows.length ? this.axis() : []))
     if (focus) this.grid.querySelector(`[data-key="${focus}"]`)?.focus()
   }

@@ -223,7 +223,7 @@ class Viewer {
       Object.assign(this.root.dataset, { answers: +(this.root.dataset.answers || 0) + 1, ms: ms.toFixed(1), modelMs: c.model_ms.toFixed(1) })
       if (first) this.root.dataset.ready = (performance.now() - this.begin).toFixed(0)
       const bad = Object.entries(c.nonfinite || {}).filter(([, n]) => n).map(([m, n]) => `${n} patches of ${m} are not finite (NaN), shown as crosses`)
-      this.say([`${c.model_ms.toFixed(0)} ms model, ${ms.toFixed(0)} ms to the screen`, ...bad].join('. '), bad.length > 0)
+      this.say([this.can.kernel ? `${c.model_ms.toFixed(0)} ms model, ${ms.toFixed(0)} ms to the screen` : 'computed beforehand', ...bad].join('. '), bad.length > 0)
     })
     if (this.attended && this.can.attention) this.attend(this.attended.m, this.attended.i)
   }
@@ -240,7 +240,7 @@ class Viewer {
 
   build() {
     const c = this.controls = {}, side = make('div', { className: 'avmae-side' }), stage = make('div', { className: 'avmae-stage' })
-    this.name = make('h3', { className: 'avmae-name', text: '' })
+    this.name = make('p', { className: 'avmae-name', text: '' })
     side.append(this.buildMasks(c)); if (this.can.paint) side.append(this.buildPaint(c))
     side.append(this.buildShow(c)); if (this.can.save.length) side.append(this.buildSave(c))
     stage.append(this.buildClips(c), this.buildPlay(c), this.buildGrid(), this.buildFacts())

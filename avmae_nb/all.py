@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/all.ipynb #bcf90a44
+# %% ../nbs/all.ipynb #c7d6cdb7
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
@@ -40,6 +40,11 @@ from .view.curves import *
 from .view.live import *
 from .view.check import *
 from .view.learner import *
+from .view.explore import *
+from .view.attention import *
+from .view.share import *
+from .view.viewer import *
+from .view.page import *
 
 _everyday = {'source', 'folder', 'clips', 'synthetic', 'config'}   # words that a notebook wants for itself; they stay in their modules
 __all__ = [name for name in globals() if not name.startswith('_') and name not in _everyday]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS_TO_SHOW', 'SOUNDS', 'Hide', 'paint', 'hide_grid', 'ViewState', 'first_state', 'ShownClip', 'shown_clip',
-           'graph_modalities', 'decibel_scale', 'Answer', 'figures', 'from_the_other', 'check_fits', 'Explorer',
+           'graph_modalities', 'decibel_scale', 'Answer', 'error_figures', 'from_the_other', 'check_fits', 'Explorer',
            'sound_of', 'still']
 
 # %% ../../nbs/view/08_explore.ipynb #e6a2748e
@@ -162,7 +162,7 @@ def decibel_scale(config: Pretrain) -> Frozen:
     step = lambda c: 20 / c.power / np.log(10)
     return Frozen({m: (c.logmel.std * step(c.logmel), c.logmel.mean * step(c.logmel)) if hasattr(c, 'logmel') else None for m, c in config.inputs.items()})
 
-# %% ../../nbs/view/08_explore.ipynb #d7102c3e
+# %% ../../nbs/view/08_explore.ipynb #12fa7119
 @dataclasses.dataclass(frozen=True, eq=False)
 class Answer:
     "What one model says to one mask; arrays `[variants, ...]`: as masked, then with only one modality seen, in their order"
@@ -176,7 +176,7 @@ class Answer:
     @property
     def finite(self) -> dict: return {m: np.isfinite(e) | ~self.predicted[m] for m, e in self.error.items()}
 
-def figures(answer: Answer, variant: int = 0) -> dict[str, float]:
+def error_figures(answer: Answer, variant: int = 0) -> dict[str, float]:
     "Mean square error over the hidden patches of each modality; NaN if none is hidden, or if it is not finite"
     out = {}
     for m, hidden in answer.hidden.items():
@@ -186,9 +186,9 @@ def figures(answer: Answer, variant: int = 0) -> dict[str, float]:
 
 def from_the_other(answer: Answer) -> dict[str, dict]:
     "By modality: error with and without the other modality, the share that it removed, and the gain of each patch"
-    with_all, out = figures(answer), {}
+    with_all, out = error_figures(answer), {}
     for k, m in enumerate(answer.hidden, 1):
-        alone = figures(answer, k)[m]
+        alone = error_figures(answer, k)[m]
         out[m] = {'with': with_all[m], 'without': alone, 'removed': 1 - with_all[m] / alone if alone else 0.0, 'gain': answer.error[m][k] - answer.error[m][0]}
     return out
 

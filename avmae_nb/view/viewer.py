@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MIMES', 'QUESTIONS', 'describe_modality', 'abilities', 'started', 'whole_state', 'clip_part', 'answer_part',
-           'thumbnail', 'reply', 'plain', 'page_files', 'widget_class', 'Viewer', 'view']
+           'thumbnail', 'reply', 'json_safe', 'page_files', 'widget_class', 'Viewer', 'view']
 
-# %% ../../nbs/view/11_viewer.ipynb #cee84ee2
+# %% ../../nbs/view/11_viewer.ipynb #64001c89
 import functools
 from pathlib import Path
 import numpy as np
@@ -15,15 +15,15 @@ from ..data.sources import open_source
 from ..train.checkpoint import Checkpoints
 from ..train.learner import Learner
 from ..train.pretrain import load
-from .attention import attention_from, stages
-from .explore import KINDS_TO_SHOW, SOUNDS, Answer, Explorer, ViewState, _title, figures, first_state, from_the_other, shown_clip, sound_of, still
+from .attention import attention_from, fusion_stages
+from .explore import KINDS_TO_SHOW, SOUNDS, Answer, Explorer, ViewState, _title, error_figures, first_state, from_the_other, shown_clip, sound_of, still
 from .figure import as_bytes, decibels, mel_bin
 from .live import _magma, _resize
 from ..data.logmel import hz_of_bin
 from .panel import Panel
-from .share import animation_bytes, figure_bytes, film, state_figure
+from .share import animation_bytes, figure_bytes, state_film, state_figure
 
-# %% ../../nbs/view/11_viewer.ipynb #aa952d36
+# %% ../../nbs/view/11_viewer.ipynb #801a1dfd
 def describe_modality(m: str, config: Pretrain) -> dict:
     "What the page has to know to draw a modality"
     v, c, film = config.modalities[m], config.inputs[m], len(config.modalities[m].shape) == 3
@@ -38,7 +38,7 @@ def describe_modality(m: str, config: Pretrain) -> dict:
 def abilities(explorer: Explorer) -> dict:
     "What the controls may offer"
     config, model = explorer.config, explorer.model()
-    stack = lambda part: sum(s[0][0].depth for s in stages(part, list(config.modalities)))
+    stack = lambda part: sum(s[0][0].depth for s in fusion_stages(part, list(config.modalities)))
     sounds = list(SOUNDS) if any(hasattr(c, 'logmel') for c in config.inputs.values()) else []
     return dict(kernel=True, paint=True, attention=True, other=len(config.modalities) > 1, clips=len(explorer.source), sounds=sounds, models=[n or 'model' for n in explorer.names],
                 layers=stack(model.encoder), heads=model.config.encoder_layers.heads, save=['png', 'svg', 'animation', 'code'])
@@ -52,7 +52,7 @@ def whole_state(explorer: Explorer, state: ViewState) -> ViewState:
     "With a `Hide` for each modality"
     return state.replace(hide={**first_state(explorer.config).hide, **state.hide})
 
-# %% ../../nbs/view/11_viewer.ipynb #544a38f2
+# %% ../../nbs/view/11_viewer.ipynb #e78f9808
 def _levels(x, limits, logmel) -> np.ndarray:
     "A spectrogram as bytes between the ends of the colour scale"
     return np.round(np.clip(np.nan_to_num((decibels(x, logmel) - limits[0]) / (limits[1] - limits[0])), 0, 1) * 255).astype(np.uint8)
@@ -73,14 +73,14 @@ def answer_part(answer: Answer, second: Answer | None = None) -> tuple[dict, dic
         arrays |= {f'hidden/{m}': hidden.astype(np.uint8), f'screen/{m}': answer.screen[m][0], f'error/{m}': answer.error[m][0], f'flags/{m}': flags(answer)}
         if len(answer.error[m]) > 1: arrays[f'alone/{m}'] = answer.screen[m][k]
         if second: arrays |= {f'screen2/{m}': second.screen[m][0], f'error2/{m}': second.error[m][0], f'flags2/{m}': flags(second)}
-        told[m] = dict(hidden=int(hidden.sum()), tokens=hidden.size, error=figures(answer)[m], **({'error2': figures(second)[m]} if second else {}))
+        told[m] = dict(hidden=int(hidden.sum()), tokens=hidden.size, error=error_figures(answer)[m], **({'error2': error_figures(second)[m]} if second else {}))
     if len(next(iter(answer.error.values()))) > 1:
         for m, found in from_the_other(answer).items():
             arrays[f'gain/{m}'] = found['gain'].astype(np.float32); told[m] |= {k: found[k] for k in ('without', 'removed')}
     content = dict(figures=told, statistics=answer.statistics, model_ms=answer.ms + (second.ms if second else 0), nonfinite={m: int((~f[0]).sum()) for m, f in finite.items()})
     return content, arrays
 
-# %% ../../nbs/view/11_viewer.ipynb #9dee7033
+# %% ../../nbs/view/11_viewer.ipynb #7bb9a7be
 def _answer(viewer, ask: dict) -> tuple[dict, dict]:
     "The picture for a state; with the clip itself when the page has another one"
     explorer, state = viewer.explorer, viewer.take(ask['state'])
@@ -141,15 +141,15 @@ def reply(viewer, ask: dict) -> tuple[dict, list]:
     try: content, arrays = QUESTIONS[ask['ask']](viewer, ask)
     except Exception as e: return back | {'error': f'{type(e).__name__}: {e}'}, []
     arrays = {k: np.ascontiguousarray(a) for k, a in arrays.items()}
-    return plain(back | content) | {'arrays': [dict(name=k, dtype=str(a.dtype), shape=list(a.shape)) for k, a in arrays.items()]}, [memoryview(a).cast('B') if a.size else b'' for a in arrays.values()]
+    return json_safe(back | content) | {'arrays': [dict(name=k, dtype=str(a.dtype), shape=list(a.shape)) for k, a in arrays.items()]}, [memoryview(a).cast('B') if a.size else b'' for a in arrays.values()]
 
-def plain(x):
+def json_safe(x):
     "What JSON can hold: a number that is not finite becomes None"
-    if isinstance(x, dict): return {k: plain(v) for k, v in x.items()}
-    if isinstance(x, (list, tuple)): return [plain(v) for v in x]
+    if isinstance(x, dict): return {k: json_safe(v) for k, v in x.items()}
+    if isinstance(x, (list, tuple)): return [json_safe(v) for v in x]
     return None if isinstance(x, float) and not np.isfinite(x) else x
 
-# %% ../../nbs/view/11_viewer.ipynb #4f369e83
+# %% ../../nbs/view/11_viewer.ipynb #fd665ea4
 def page_files() -> tuple[str, str]:
     "The script and the style sheet of the page"
     import avmae_nb
@@ -198,7 +198,7 @@ class Viewer:
 
     def file(self, kind: str) -> bytes:
         "The present state as `png`, `svg`, `pdf`, `webp` or `gif`; the last two move"
-        if kind in ('webp', 'gif'): return animation_bytes(*film(self.explorer, self.state), kind)
+        if kind in ('webp', 'gif'): return animation_bytes(*state_film(self.explorer, self.state), kind)
         return figure_bytes(state_figure(self.explorer, self.state), kind)
 
     def save(self, path) -> Path:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/all.ipynb #c7d6cdb7
+# %% ../nbs/all.ipynb #7aef6526
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
@@ -45,6 +45,8 @@ from .view.attention import *
 from .view.share import *
 from .view.viewer import *
 from .view.page import *
+from .view.board import *
+from .view.paper import *
 
 _everyday = {'source', 'folder', 'clips', 'synthetic', 'config'}   # words that a notebook wants for itself; they stay in their modules
 __all__ = [name for name in globals() if not name.startswith('_') and name not in _everyday]

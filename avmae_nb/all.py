@@ -55,6 +55,13 @@ from .view.answers import *
 from .view.classes import *
 from .view.localisation import *
 from .view.learner import *
+from .view.explore import *
+from .view.attention import *
+from .view.share import *
+from .view.viewer import *
+from .view.page import *
+from .view.board import *
+from .view.paper import *
 
 _everyday = {'source', 'folder', 'clips', 'synthetic', 'config'}   # words that a notebook wants for itself; they stay in their modules
 __all__ = [name for name in globals() if not name.startswith('_') and name not in _everyday]

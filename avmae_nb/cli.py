@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SUFFIXES', 'EXAMPLES', 'any_preset', 'configuration', 'add_configuration', 'Parser', 'told', 'describe', 'presets',
            'media_files', 'examine', 'inspect', 'run_folder', 'StartingPoint', 'train', 'check', 'tune', 'evaluate',
-           'report', 'show', 'demo', 'embed', 'export', 'probe', 'parser', 'parse', 'main']
+           'report', 'show', 'demo', 'embed', 'export', 'probe', 'view', 'parser', 'parse', 'main']
 
 # %% ../nbs/cli.ipynb #f4d21b50
 import argparse, os, sys, time
@@ -281,7 +281,26 @@ def _add_probe(commands):
     p.add_argument('--which', default='latest', type=lambda w: int(w) if w.isdigit() else w, help='latest, best, or a step of the run')
     p.add_argument('settings', nargs='*', metavar='name=value', help='e.g. data.world=hard')
 
-# %% ../nbs/cli.ipynb #f8ae4e05
+# %% ../nbs/cli.ipynb #52517e44
+def view(args):
+    "Open the reconstruction viewer in the browser, or write one clip of it as a page"
+    from avmae_nb.devices import compilation_cache
+    from avmae_nb.view.explore import ViewState
+    from avmae_nb.view.page import save_html, serve
+    from avmae_nb.view.viewer import view as open_viewer
+    compilation_cache()
+    viewer = open_viewer(args.run, compare={Path(r).name: r for r in args.compare}, state=ViewState(clip=args.clip))
+    if args.save: return print(f'saved: {save_html(viewer, args.save)}')
+    server, address = serve(viewer, args.port)
+    print(f'{address}\nCtrl+C closes it', flush=True)
+    if not args.no_browser:
+        import webbrowser
+        webbrowser.open(address)
+    try: server.serve_forever()
+    except KeyboardInterrupt: pass
+    finally: server.server_close()
+
+# %% ../nbs/cli.ipynb #ce818f63
 EXAMPLES = """examples:
   avmae demo                                                  the synthetic world, a tiny model, some minutes on two cores
   avmae pretrain --data ~/videos --run runs/mine train.epochs=20
@@ -291,6 +310,7 @@ EXAMPLES = """examples:
   avmae evaluate runs/tuned --views 4 --modalities A,V,AV --save scores.json
   avmae check --data ~/videos --save check.html               what a step costs, how long it takes, what looks wrong
   avmae show runs/mine                                        losses, error against baselines, pictures, sounds
+  avmae view runs/mine                                        the reconstruction viewer in the browser; --save clip.html to send it
   avmae presets vggsound > mine.yaml                          a file to edit, then: avmae pretrain --config mine.yaml
   avmae inspect ~/videos                                      which files can be decoded, what is in them
   avmae probe runs/mine                                       what the frozen encoder knows: probes and retrieval
@@ -328,6 +348,13 @@ def parser() -> Parser:
     p = _sub(commands, 'show', show, 'what a run learned: losses, error against baselines, pictures, sounds')
     p.add_argument('run', metavar='FOLDER')
     p.add_argument('--clips', type=int, help='held-out clips to evaluate (default: as in training)')
+    p = _sub(commands, 'view', view, 'browse, mask, hear and compare what a run reconstructs, in the browser')
+    p.add_argument('run', metavar='FOLDER')
+    p.add_argument('--compare', metavar='FOLDER', action='append', default=[], help='another run to look at beside it; may be repeated')
+    p.add_argument('--clip', type=int, default=0, help='the held-out clip to begin with')
+    p.add_argument('--save', metavar='FILE.html', help='write this clip as a page that works without Python, instead of opening the viewer')
+    p.add_argument('--port', type=int, default=0, help='of the address on this machine (default: a free one)')
+    p.add_argument('--no-browser', action='store_true', help='only print the address')
     p = _sub(commands, 'presets', presets, 'list the presets, or print one as a configuration file')
     p.add_argument('name', nargs='?', help='its name')
     p = _sub(commands, 'inspect', inspect, 'what media files hold, and whether they can be decoded')

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['Labels', 'in_window']
 
-# %% ../../nbs/data/02_labels.ipynb #8a0d8262
+# %% ../../nbs/data/02_labels.ipynb #0aaad541
+import math
 from dataclasses import dataclass
 from typing import Literal
 import numpy as np
 
-# %% ../../nbs/data/02_labels.ipynb #995d7394
+# %% ../../nbs/data/02_labels.ipynb #528d2157
 @dataclass(frozen=True)
 class Labels:
     "How the clips of a source are labelled"
@@ -32,6 +33,15 @@ class Labels:
         out = np.asarray(label, self.blank.dtype)
         if out.shape != self.blank.shape: raise ValueError(f'a label of shape {out.shape} where kind {self.kind!r} wants {self.blank.shape}')
         return out
+    def encode(self, found, start: float = 0.0, seconds: float = math.inf) -> int | np.ndarray | None:
+        "The label of a window from what a label file says of its clip: a class number, a tuple of them, or of kind 'seconds' events `(class, begin, end)`, where the last class stands for none"
+        if found is None or self.kind == 'single': return found
+        if self.kind == 'heads': return np.array(found, np.int32)
+        if self.kind == 'multi': return np.isin(np.arange(self.classes[0]), found).astype(np.float32)
+        middle = np.arange(self.seconds) + 0.5
+        at, out = np.floor(start + middle), np.full(self.seconds, self.classes[0] - 1, np.int32)
+        for c, begin, end in reversed(found): out[(begin <= at) & (at < end)] = c   # where two overlap, the one listed first
+        return np.where((middle < seconds) & (at < self.seconds), out, -1).astype(np.int32)
     def __str__(self): return f'{self.kind}, ' + ', '.join(f'{len(c)} of {h}' for h, c in self.heads.items())
 
 # %% ../../nbs/data/02_labels.ipynb #8b91c0a0

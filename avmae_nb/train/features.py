@@ -142,7 +142,7 @@ def _collect(batches: Iterable[dict], compute, modalities) -> tuple[dict, dict, 
     values, present, index, labels = jax.tree.map(lambda *x: np.concatenate(x), *(p[0] for p in parts))
     return values, present, index, labels if parts[0][2] else None, sum(p[1] for p in parts)
 
-# %% ../../nbs/train/13_features.ipynb #ff9a38b1
+# %% ../../nbs/train/13_features.ipynb #20d410bd
 def clip_batches(source: Source, config: Run,
                  clips: int | None = None,   # how many, spread evenly; None: all
                  batch: int | None = None,   # clips at a time; None: that of training, at most 32 a device: all tokens are visible here
@@ -176,7 +176,7 @@ def _present_classes(labels: Int[np.ndarray, "clips seconds"], classes: int) -> 
 def _with_labels(found: tuple, source, what: str) -> Features:
     "Features with the labels and class names of the source; a class for each second counts as several classes a clip"
     (values, present, index, labels, unreadable), source = found, _origin(source)
-    named = isinstance(source, Source) and (getattr(source, 'labels', None) is not None or source.classes)
+    named = isinstance(source, Source) and source.labels is not None
     kind = label_kind(source) if named else None
     heads, kind = (kind.heads, kind.kind) if kind else ({}, 'single' if labels is None or labels.ndim == 1 else 'multi')
     if kind == 'seconds' and labels is not None: labels, kind = _present_classes(labels, len(next(iter(heads.values())))), 'multi'

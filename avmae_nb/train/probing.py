@@ -91,7 +91,7 @@ def probe_model(model: AVMAE, train, test, config: Pretrain,   # train, test: so
     found = retrieval(tested['pooled'], fitted['pooled']) if 'retrieval' in kinds else None
     return ProbeReport(tables, found, _notes((train, test), (fitted['pooled'].index, tested['pooled'].index)))
 
-# %% ../../nbs/train/16_probing.ipynb #ad562439
+# %% ../../nbs/train/16_probing.ipynb #082057c6
 COMPILING = 5.0   # seconds that the first probe is expected to take beyond encoding its clips
 
 class ProbeCallback:
@@ -158,7 +158,8 @@ class Thirds(Source):
     def __init__(self, source: Source, kept: bool):
         self.source, self.index = source, [i for i in range(len(source)) if (i % 3 == 2) == kept]
         self.classes, self.notes = source.classes, source.notes
-        if getattr(source, 'labels', None) is not None: self.labels = source.labels
+    @property
+    def labels(self): return self.source.labels
     def __len__(self): return len(self.index)
     def name(self, i): return self.source.name(self.index[i])
     def label(self, i): return self.source.label(self.index[i])

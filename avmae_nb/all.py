@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/all.ipynb #7aef6526
+# %% ../nbs/all.ipynb #acd02302
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
 from .config import *
 from .devices import *
+from .tasks import *
+from .data.labels import *
 from .data.media import *
 from .data.logmel import *
 from .data.sources import *
@@ -25,6 +27,8 @@ from .model.decoders import *
 from .model.losses import *
 from .model.mae import *
 from .model.flops import *
+from .model.mbt import *
+from .model.heads import *
 from .train.optim import *
 from .train.checkpoint import *
 from .train.learner import *
@@ -32,6 +36,14 @@ from .train.callbacks import *
 from .train.pretrain import *
 from .train.evaluate import *
 from .train.rehearsal import *
+from .train.metrics import *
+from .train.predictions import *
+from .train.scores import *
+from .train.finetune import *
+from .train.features import *
+from .train.probes import *
+from .train.retrieval import *
+from .train.probing import *
 from .view.panel import *
 from .view.figure import *
 from .view.batch import *
@@ -39,6 +51,9 @@ from .view.results import *
 from .view.curves import *
 from .view.live import *
 from .view.check import *
+from .view.answers import *
+from .view.classes import *
+from .view.localisation import *
 from .view.learner import *
 from .view.explore import *
 from .view.attention import *

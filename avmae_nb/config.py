@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MASK_KINDS', 'ENCODERS', 'DECODERS', 'PRESETS', 'ConfigError', 'nearest', 'Config', 'config', 'LogMel', 'Modality',
-           'Mask', 'Video', 'Audio', 'Stack', 'Model', 'Data', 'Optim', 'Train', 'Pretrain', 'preset']
+           'Mask', 'Video', 'Audio', 'Stack', 'Model', 'Data', 'Optim', 'Train', 'Run', 'Pretrain', 'preset']
 
 # %% ../nbs/00_config.ipynb #3d3ab0fc
 import dataclasses, difflib, functools, types, typing
@@ -209,7 +209,7 @@ class Mask(Config):
     kind: Literal['random', 'tube', 'time', 'frequency', 'time_frequency', 'block', 'modality', 'same_time'] = 'random'
     ratio: float | tuple[float, float] = 0.9   # share hidden; two numbers: a range or a schedule
     schedule: Literal['range', 'linear', 'cosine'] = 'range'   # two numbers: drawn per example between them, or from the first to the second over the run
-    drop: float = 0.0         # probability that the whole modality is hidden from an example (never all of them at once)
+    drop: float = 0.0         # probability that the whole modality is hidden from an example (never all of them at once, so with one modality never)
     def check(self):
         for r in self.bounds:
             if not 0 <= r < 1: raise ConfigError(f'Mask.ratio={self.ratio}: a ratio is at least 0 and below 1, since the encoder needs something to see; to hide a whole modality use Mask(kind="modality") or drop=0.5')
@@ -325,7 +325,7 @@ class Model(Config):
     @property
     def decoder_layers(self) -> Stack: return self.decoder_stack or DECODERS[self.size]
 
-# %% ../nbs/00_config.ipynb #bc62fe5c
+# %% ../nbs/00_config.ipynb #a5c2ee82
 @config
 class Data(Config):
     "Where clips come from; `avmae_nb.data.sources` opens it"
@@ -337,6 +337,7 @@ class Data(Config):
     clips: int | None = None   # synthetic: clips an epoch (default 4096); others: use only this many
     seed: int = 0             # of the synthetic world's splits
     missing: Literal['substitute', 'mask', 'error'] = 'substitute'   # a clip without sound or picture: another clip instead, keep it and hide that modality, or stop
+    balanced: bool = False    # training draws each class equally often instead of each clip (not in the paper); needs labels
     workers: int = 0          # decoding processes; 0: in this process
     prefetch: int = 2         # batches kept ready
 
@@ -377,30 +378,21 @@ class Train(Config):
     fsdp: int = 1             # devices over which each weight is sharded; the rest share the batch
     nan_limit: int = 10       # steps with non-finite loss or gradients that are skipped before the run stops
     log_to: tuple[str, ...] = ()   # beside the JSONL file: tensorboard, wandb, trackio
+    probe: tuple[str, ...] = ()   # during pre-training, under 5% of the time: knn, linear, attentive, raw, retrieval; all but the last want labels
+    probe_clips: int = 512    # that probes are fitted on; half as many are tested
     def check(self):
         if self.batch < 1: raise ConfigError('Train.batch must be at least 1')
         for name in self.log_to:
             if name not in ('tensorboard', 'wandb', 'trackio'): raise ConfigError(f'Train.log_to {name!r}: {nearest(name, ["tensorboard", "wandb", "trackio"])}')
+        for name in self.probe:
+            if name not in ('knn', 'linear', 'attentive', 'raw', 'retrieval'): raise ConfigError(f'Train.probe {name!r}: {nearest(name, ["knn", "linear", "attentive", "raw", "retrieval"])}')
+        if self.probe_clips < 2: raise ConfigError('Train.probe_clips must be at least 2, usually some hundred')
 
-# %% ../nbs/00_config.ipynb #67fcf702
-@config
-class Pretrain(Config):
-    "A whole pre-training run"
-    video: Video | None = Video()   # None: audio only (AudioMAE)
-    audio: Audio | None = Audio()   # None: video only (VideoMAE)
-    model: Model = Model()
-    data: Data = Data()
-    optim: Optim = Optim()
-    train: Train = Train()
+# %% ../nbs/00_config.ipynb #b1204bdd
+class Run(Config):
+    "What runs of every kind have: `video`, `audio`, `data`, `optim`, `train`"
     def check(self):
-        if self.video is None and self.audio is None: raise ConfigError('Pretrain: video and audio are both None; keep one')
-        if self.model.objective == 'inpainting' and len(self.inputs) < 2: raise ConfigError("objective='inpainting' predicts one modality from the other and needs both; with one use objective='joint'")
-        if len(self.inputs) == 1 and any(i.mask.kind == 'modality' or i.mask.drop for i in self.inputs.values()):
-            raise ConfigError('the only modality cannot be hidden as a whole: use another mask kind and drop=0')
-        if len(self.inputs) > 1 and all(i.mask.kind == 'modality' for i in self.inputs.values()): raise ConfigError("masks hide every modality as a whole: keep Mask(kind='modality') for one of them")
-        spans = [i.mask for i in self.inputs.values() if i.mask.kind == 'same_time']
-        if spans and (len(spans) < len(self.inputs) or len({(m.ratio, m.schedule) for m in spans}) > 1):
-            raise ConfigError("mask kind 'same_time' hides one span from all modalities: give each the same Mask(kind='same_time', ratio=...)")
+        if self.video is None and self.audio is None: raise ConfigError(f'{type(self).__name__}: video and audio are both None; keep one')
         if self.train.batch % self.optim.accumulate: raise ConfigError(f'Train.batch={self.train.batch} is not divisible by Optim.accumulate={self.optim.accumulate}')
     @property
     def inputs(self) -> dict:
@@ -409,11 +401,34 @@ class Pretrain(Config):
     @property
     def modalities(self) -> dict[str, Modality]: return {k: v.modality() for k, v in self.inputs.items()}
     @property
-    def masks(self) -> dict[str, Mask]: return {k: v.mask for k, v in self.inputs.items()}
-    @property
     def learning_rate(self) -> float:
         "Peak learning rate at this batch size"
         return self.optim.base_learning_rate * self.train.batch / 256
+    @property
+    def scale(self) -> tuple[float, float]:
+        "Range of the factors by which frames are scaled before the crop, in training"
+        return 1.0, 1.0
+
+@config
+class Pretrain(Run):
+    "A whole pre-training run"
+    video: Video | None = Video()   # None: audio only (AudioMAE)
+    audio: Audio | None = Audio()   # None: video only (VideoMAE)
+    model: Model = Model()
+    data: Data = Data()
+    optim: Optim = Optim()
+    train: Train = Train()
+    def check(self):
+        super().check()
+        if self.model.objective == 'inpainting' and len(self.inputs) < 2: raise ConfigError("objective='inpainting' predicts one modality from the other and needs both; with one use objective='joint'")
+        if len(self.inputs) == 1 and any(i.mask.kind == 'modality' for i in self.inputs.values()):
+            raise ConfigError('the only modality cannot be hidden as a whole: use another mask kind')
+        if len(self.inputs) > 1 and all(i.mask.kind == 'modality' for i in self.inputs.values()): raise ConfigError("masks hide every modality as a whole: keep Mask(kind='modality') for one of them")
+        spans = [i.mask for i in self.inputs.values() if i.mask.kind == 'same_time']
+        if spans and (len(spans) < len(self.inputs) or len({(m.ratio, m.schedule) for m in spans}) > 1):
+            raise ConfigError("mask kind 'same_time' hides one span from all modalities: give each the same Mask(kind='same_time', ratio=...)")
+    @property
+    def masks(self) -> dict[str, Mask]: return {k: v.mask for k, v in self.inputs.items()}
 
 # %% ../nbs/00_config.ipynb #62850b5f
 def _released(c: Pretrain) -> Pretrain:

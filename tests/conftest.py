@@ -37,13 +37,17 @@ def chromium() -> str:
         if shutil.which(name): return shutil.which(name)
     pytest.skip('no Chromium on this machine')
 
+def simulated(devices: int) -> dict[str, str]:
+    "Environment for so many devices on this CPU. NPROC is the size of XLA's thread pool: a collective blocks a thread, and with fewer threads than collectives under way all devices wait for ever"
+    flags = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count={devices}'.strip()
+    return {'XLA_FLAGS': flags, **({'NPROC': str(4 * devices)} if devices > 1 else {})}
+
 @pytest.fixture(scope='session')
 def run_python():
     "`run_python(code, devices=8)` runs code in a fresh interpreter, on as many simulated devices; returns what it prints"
     def run(code, devices=1, timeout=900, **env):
-        flags = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count={devices}'.strip()
         done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=timeout,
-                              env={**os.environ, 'XLA_FLAGS': flags, **{k: str(v) for k, v in env.items()}})
+                              env={**os.environ, **simulated(devices), **{k: str(v) for k, v in env.items()}})
         assert done.returncode == 0, done.stderr[-4000:]
         return done.stdout
     return run

@@ -1,7 +1,7 @@
 "The terminal: options, one-line errors, exit codes"
 import re, subprocess, sys
 from pathlib import Path
-import pytest, yaml
+import numpy as np, pytest, yaml
 from avmae_nb.cli import configuration, main, parse
 from avmae_nb.config import Pretrain, preset
 
@@ -75,7 +75,7 @@ def test_help_is_quick():
     code = 'import sys, avmae_nb.cli; print([m for m in ("jax", "flax", "av", "librosa", "matplotlib", "grain") if m in sys.modules])'
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout.strip() == '[]'
 
-SMALL = ['video.frames=4', 'video.size=16', 'video.short_side=16', 'audio.seconds=0.32', 'audio.logmel.bins=32', 'data.clips=32', 'train.steps=4', 'train.batch=4', 'train.eval_clips=4',
+SMALL = ['model.positions=sinusoidal', 'video.frames=4', 'video.size=16', 'video.short_side=16', 'audio.seconds=0.32', 'audio.logmel.bins=32', 'data.clips=32', 'train.steps=4', 'train.batch=4', 'train.eval_clips=4',
          'model.encoder_stack={width: 16, layers: 2, heads: 2, mlp: 32}', 'model.decoder_stack={width: 16, layers: 1, heads: 2, mlp: 32}']
 
 def test_demo_says_what_was_learned(capsys, tmp_path):
@@ -107,3 +107,17 @@ def test_pretrain_on_a_folder(capsys, tmp_path):
 def test_check(capsys, tmp_path):
     code, out, _ = run(capsys, 'check', '--save', tmp_path / 'check.html', *SMALL)
     assert code == 0 and 'clips' in out and (tmp_path / 'check.html').stat().st_size > 1000
+
+def test_embed_and_export(capsys, tmp_path):
+    "From a run to vectors of files, to a folder with a card, to one file"
+    assert run(capsys, 'pretrain', '--run', tmp_path / 'run', *SMALL, 'train.steps=2')[0] == 0
+    code, out, _ = run(capsys, 'embed', tmp_path / 'run', CLIPS, '--out', tmp_path / 'e.npz', '--hop', '5')
+    with np.load(tmp_path / 'e.npz') as z: assert code == 0 and '2 files' in out and z['video'].shape == (len(z['clip']), 16) and np.isfinite(z['audio']).all()
+    code, out, _ = run(capsys, 'export', tmp_path / 'run', tmp_path / 'given')
+    assert code == 0 and '2 of batch 4' in (tmp_path / 'given/README.md').read_text()
+    code, out, _ = run(capsys, 'export', tmp_path / 'given', tmp_path / 'm.jax', '--what', 'pooled')
+    assert code == 0 and 'deserialize' in out and (tmp_path / 'm.jax').stat().st_size > 1000
+    code, _, err = run(capsys, 'export', tmp_path / 'run', tmp_path / 'given')
+    assert code == 2 and 'not empty' in err
+    code, _, err = run(capsys, 'embed', tmp_path / 'nothing', CLIPS, '--out', tmp_path / 'f.npz')
+    assert code == 2 and 'no file or folder' in err

@@ -2,6 +2,7 @@
 import json, os, socket, subprocess, sys
 import numpy as np, pytest
 from avmae_nb import devices
+from conftest import simulated
 from avmae_nb.config import ConfigError
 
 TRAIN = '''
@@ -60,7 +61,7 @@ print("RESULT", json.dumps(dict(rank=rank, devices=jax.device_count(), losses=[r
 
 def test_two_processes_over_loopback(one, tmp_path):
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
-    env = {**os.environ, 'XLA_FLAGS': '--xla_force_host_platform_device_count=2'}
+    env = {**os.environ, **simulated(2)}
     both = [subprocess.Popen([sys.executable, '-c', TWO, str(r), str(port), str(tmp_path/'run')], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env) for r in range(2)]
     try: texts = [p.communicate(timeout=600)[0] for p in both]
     finally: [p.kill() for p in both]

@@ -6,7 +6,8 @@ import numpy as np, pytest
 from avmae_nb.config import ConfigError, Data, preset
 from avmae_nb.data import sources
 from avmae_nb.data.media import Clip, MediaError, Request
-from avmae_nb.data.sources import Files, Item, Source, clips_folder, draw_start, hold_out, list_folder, open_source, read_labels, view_start
+from avmae_nb.data.sources import Files, Item, Source, clips_folder, draw_start, hold_out, list_folder, open_source, view_start
+from avmae_nb.data.tables import read_labels
 from avmae_nb.data.write import write_clip
 
 SMALL = Request(4, 0.1, 32, 0.5)

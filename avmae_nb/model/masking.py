@@ -162,7 +162,7 @@ def make_masks(key, modalities: dict[str, Modality], masks: dict[str, Mask], bat
         mask = _same_span(masks[name], modality, shortest)
         out[name] = make_mask(shared if mask.kind == 'same_time' else k, modality.grid, mask, batch, progress)
     rates = [masks[m].drop for m in modalities]
-    if any(rates):
+    if len(rates) > 1 and any(rates):
         lost = _drops(drop, rates, batch)
         out = {m: o.without(~lost[:, i]) if masks[m].drop else o for i, (m, o) in enumerate(out.items())}
     return out

@@ -86,7 +86,8 @@ class Progress:
         self.say(f'step {step}/{end}  loss {metrics["loss"]:.4f} ({losses})  rate {metrics["learning_rate"]:.2e}{speed}{skipped}', flush=True)
 
     def after_eval(self, learner, step, metrics):
-        self.say(f'step {step}  ' + ', '.join(f'{k} {v:.4f}' for k, v in metrics.items() if isinstance(v, float)), flush=True)
+        shown = {k: v for k, v in metrics.items() if isinstance(v, float) and not (k.startswith('probe/') and k.count('/') > 1)}   # the log has them all
+        self.say(f'step {step}  ' + ', '.join(f'{k} {v:.4f}' for k, v in shown.items()), flush=True)
 
 # %% ../../nbs/train/03_callbacks.ipynb #672bdcda
 class Evaluate:
@@ -102,7 +103,7 @@ class Evaluate:
         learner.flush()   # the row of this step comes before that of its evaluation
         learner.call('after_eval', step, {k: float(v) for k, v in self.function(learner).items()})
 
-# %% ../../nbs/train/03_callbacks.ipynb #61cb8bc0
+# %% ../../nbs/train/03_callbacks.ipynb #bdb8568a
 class Checkpointing:
     "Save into the run folder every `every` steps"
     def __init__(self, store: Checkpoints, every: int, **meta):   # meta: kept with each checkpoint, e.g. the data's fingerprint
@@ -110,7 +111,7 @@ class Checkpointing:
 
     def before_fit(self, learner):
         best = self.store.best
-        self.lowest = math.inf if best is None else read_metric(self.store.folder/str(best))
+        self.lowest = math.inf if best is None else read_metric(self.store.folder/str(best), self.store.metric)
 
     def save(self, learner):
         "Save the current state, unless it is saved already"
@@ -123,10 +124,10 @@ class Checkpointing:
         learner.last_saved = step
 
     def after_eval(self, learner, step, metrics):
-        if METRIC not in metrics: return
-        self.metric = (step, metrics[METRIC])
-        if metrics[METRIC] < self.lowest:
-            self.lowest = metrics[METRIC]
+        if self.store.metric not in metrics: return
+        self.metric = (step, metrics[self.store.metric])
+        if self.metric[1] < self.lowest:
+            self.lowest = self.metric[1]
             self.save(learner)
 
     def at_step(self, learner, step):

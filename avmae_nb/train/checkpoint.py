@@ -38,9 +38,9 @@ def run_lock(run):
         file.flush()
         yield
 
-# %% ../../nbs/train/01_checkpoint.ipynb #596efa51
-FREE = {'data.workers', 'data.prefetch', 'data.path', 'model.remat', 'optim.accumulate',
-        *(f'train.{n}' for n in ('log_every', 'eval_every', 'eval_clips', 'checkpoint_every', 'keep', 'fsdp', 'nan_limit', 'log_to'))}
+# %% ../../nbs/train/01_checkpoint.ipynb #da89ab84
+FREE = {'data.workers', 'data.prefetch', 'data.path', 'model.remat', 'classifier.remat', 'encoder.remat', 'optim.accumulate', 'views',
+        *(f'train.{n}' for n in ('log_every', 'eval_every', 'eval_clips', 'checkpoint_every', 'keep', 'fsdp', 'nan_limit', 'log_to', 'probe', 'probe_clips'))}
 
 def _flat(values, prefix=''):
     "Nested dicts as `{'train.batch': 32}`"
@@ -92,8 +92,8 @@ def open_run(run, config: Config) -> Path:
     except OSError as e: raise RunError(f'cannot write in the run folder {run}: {e.strerror}') from None
     return run
 
-# %% ../../nbs/train/01_checkpoint.ipynb #0ef60be9
-METRIC = 'eval/loss'   # the best checkpoint has the lowest
+# %% ../../nbs/train/01_checkpoint.ipynb #e69b4088
+METRIC = 'eval/loss'   # the best checkpoint has the lowest; fine-tuning goes by another one
 
 class CheckpointError(RuntimeError):
     "A checkpoint that could not be written or read; earlier ones are intact"
@@ -104,26 +104,26 @@ def _reason(error) -> str:
     if re.search('no space|ENOSPC|disk quota|EFBIG|file too large|RESOURCE_EXHAUSTED', text, re.I): return 'no space left on the disk'
     return text.strip().splitlines()[0][:300]
 
-def _manager(folder: Path, keep: int):
+def _manager(folder: Path, keep: int, metric: str):
     "The Orbax manager: last `keep` and the best, asynchronous, with its chatter off"
     import orbax.checkpoint as ocp
     from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
     for name in ('absl', 'orbax'): logging.getLogger(name).setLevel(logging.ERROR)
-    best = BestN(get_metric_fn=lambda m: m[METRIC], reverse=True, n=1, keep_checkpoints_without_metrics=False)
-    options = ocp.CheckpointManagerOptions(best_fn=lambda m: m[METRIC], best_mode='min', cleanup_tmp_directories=True,
+    best = BestN(get_metric_fn=lambda m: m[metric], reverse=True, n=1, keep_checkpoints_without_metrics=False)
+    options = ocp.CheckpointManagerOptions(best_fn=lambda m: m[metric], best_mode='min', cleanup_tmp_directories=True,
                                            preservation_policy=AnyPreservationPolicy([LatestN(max(1, keep)), best]))
     return ocp.CheckpointManager(folder.resolve(), options=options)
 
-# %% ../../nbs/train/01_checkpoint.ipynb #3495ede0
+# %% ../../nbs/train/01_checkpoint.ipynb #faf50b38
 class Checkpoints:
     "The checkpoints of a run folder: `save`, `restore`, `steps`, `best`"
-    def __init__(self, run, keep: int = 2):
-        self.folder, self.keep, self._open = Path(run)/'checkpoints', keep, None
+    def __init__(self, run, keep: int = 2, metric: str = METRIC):
+        self.folder, self.keep, self.metric, self._open = Path(run)/'checkpoints', keep, metric, None
 
     @property
     def manager(self):
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._open = self._open or _manager(self.folder, self.keep)
+        self._open = self._open or _manager(self.folder, self.keep, self.metric)
         return self._open
 
     @property
@@ -131,8 +131,8 @@ class Checkpoints:
 
     @property
     def best(self) -> int | None:
-        "Step of the lowest evaluation loss, None before the first evaluation"
-        found = {s: read_metric(self.folder/str(s)) for s in self.steps}
+        "Step of the lowest metric, None before the first evaluation"
+        found = {s: read_metric(self.folder/str(s), self.metric) for s in self.steps}
         return min((s for s in found if np.isfinite(found[s])), key=found.get, default=None)
 
     def save(self, step: int, items: dict, metric: float | None = None, **meta):
@@ -141,7 +141,7 @@ class Checkpoints:
         args = {k: ocp.args.StandardSave(v) for k, v in items.items()}
         args['meta'] = ocp.args.JsonSave({'step': step, **meta})
         with self._guard(f'the checkpoint of step {step} could not be written'):
-            self.manager.save(step, args=ocp.args.Composite(**args), metrics={METRIC: np.inf if metric is None else float(metric)}, force=True)
+            self.manager.save(step, args=ocp.args.Composite(**args), metrics={self.metric: np.inf if metric is None else float(metric)}, force=True)
 
     def wait(self):
         "Until what was saved is on the disk"
@@ -155,7 +155,7 @@ class Checkpoints:
                 self._open.close()
             self._open = None
 
-# %% ../../nbs/train/01_checkpoint.ipynb #71278f08
+# %% ../../nbs/train/01_checkpoint.ipynb #032c2b7a
 @patch
 @contextlib.contextmanager
 def _guard(self: Checkpoints, what: str):
@@ -177,9 +177,9 @@ def _drop(self: Checkpoints):
         with contextlib.suppress(Exception): broken.close()
     for p in self.folder.glob('*.orbax-checkpoint-tmp*'): shutil.rmtree(p, ignore_errors=True)
 
-def read_metric(folder) -> float:
+def read_metric(folder, metric: str = METRIC) -> float:
     "The evaluation loss a checkpoint was saved with; infinite when there was none"
-    try: return float(json.loads((Path(folder)/'metrics'/'metrics').read_text())[METRIC])
+    try: return float(json.loads((Path(folder)/'metrics'/'metrics').read_text())[metric])
     except (OSError, ValueError, KeyError, TypeError): return float('inf')
 
 def read_meta(folder) -> dict:

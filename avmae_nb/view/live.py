@@ -199,7 +199,8 @@ class Live:
         if time.monotonic() - self.shown > 1 / self.hertz: self.redraw()
 
     def after_eval(self, learner, step, metrics):
-        self.status.evals.append((step, {k: v for k, v in metrics.items() if k.startswith('eval/')}))
+        found = {k: v for k, v in metrics.items() if k.startswith('eval/')}
+        if found: self.status.evals.append((step, found))
 
     def after_fit(self, learner):
         stopped = learner.stopped

@@ -200,7 +200,7 @@ def from_the_other(answer: Answer) -> dict[str, dict]:
         out[m] = {'with': with_all[m], 'without': alone, 'removed': 1 - with_all[m] / alone if alone else 0.0, 'gain': answer.error[m][k] - answer.error[m][0]}
     return out
 
-# %% ../../nbs/view/08_explore.ipynb #50b5de6d
+# %% ../../nbs/view/08_explore.ipynb #8f90adf9
 def check_fits(name: str, model, config: Pretrain):
     "Models that are compared see the same clips through the same grids"
     if not hasattr(model, 'decoder'): raise ConfigError(f'{name!r} is a {type(model).__name__}: the viewer wants an autoencoder, whose decoder fills in what is hidden')
@@ -246,17 +246,16 @@ class Explorer:
     def ask(self, state: ViewState, model: str = '') -> Answer:
         "What the model fills in"
         clip, hidden = self.clip(state.clip), self.hidden(state)
-        self.model(model or state.model)
+        asked = self.model(model or state.model)
         split = self._split[model or state.model or self.names[0]]
         variants = _variants(hidden, state.other and len(hidden) > 1)
         inputs = self.inputs(clip, len(next(iter(variants.values()))))
-        masks = {m: _masking(h, _exact(split[0], split[1])) for m, h in variants.items()}
+        masks = {m: _masking(h, _exact(asked)) for m, h in variants.items()}
         begin = time.perf_counter()
         out = jax.device_get(_ask(*split, decibel_scale(self.config), inputs, masks, {m: np.float32(v) for m, v in clip.limits.items()}))
         ms = 1000 * (time.perf_counter() - begin)
         pick = lambda k: {m: out[m][k] for m in hidden}
-        leaks = self.model(model or state.model).config.normalise_targets
-        return Answer(hidden, pick('screen'), pick('error'), pick('predicted'), ms, 'normalised + true patch statistics (leaks)' if leaks else 'pixels', lambda: _whole(*split, inputs, masks))
+        return Answer(hidden, pick('screen'), pick('error'), pick('predicted'), ms, 'normalised + true patch statistics (leaks)' if asked.config.normalise_targets else 'pixels', lambda: _whole(*split, inputs, masks))
 
     def inputs(self, clip: ShownClip, variants: int) -> dict:
         "A clip on the device, once for each variant; kept until another is asked for"
@@ -264,10 +263,9 @@ class Explorer:
             self._inputs = (clip.index, variants), preprocess({m: np.repeat(x[None], variants, 0) for m, x in clip.inputs.items()}, self.config.modalities)
         return self._inputs[1]
 
-def _exact(graph, state) -> bool:
+def _exact(model) -> bool:
     "Whether a model wants fixed counts of visible patches"
-    c = nnx.merge(graph, state).config
-    return c.objective == 'inpainting' and c.inpainting == 'displaced'
+    return model.config.objective == 'inpainting' and model.config.inpainting == 'displaced'
 
 def _variants(hidden: dict, other: bool) -> dict:
     "Masks as they are, and, for `other`, once for each modality with all the others withheld"

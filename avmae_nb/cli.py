@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'EXAMPLES', 'any_preset', 'configuration', 'add_configuration', 'Parser', 'told', 'describe', 'presets',
-           'media_files', 'examine', 'inspect', 'run_folder', 'StartingPoint', 'train', 'check', 'tune', 'evaluate',
-           'report', 'show', 'demo', 'view', 'embed', 'export', 'probe', 'parser', 'parse', 'main']
+           'media_files', 'examine', 'inspect', 'run_folder', 'StartingPoint', 'train', 'check', 'tune', 'report',
+           'show', 'demo', 'view', 'parser', 'parse', 'main']
 
-# %% ../nbs/cli.ipynb #f4d21b50
-import argparse, os, sys, time
+# %% ../nbs/cli.ipynb #d4b36e15
+import argparse, functools, os, sys, time
 from pathlib import Path
 from .config import PRESETS, ConfigError, Pretrain, Run, nearest, preset
+from .cli_use import add_use
 from .tasks import FINETUNE_PRESETS, Finetune, finetune_preset
 
 # %% ../nbs/cli.ipynb #ed790bfd
@@ -131,44 +132,19 @@ def check(args):
     print(page.text)
     if args.save: print(f'saved: {page.save(args.save)}')
 
-# %% ../nbs/cli.ipynb #283c8f55
+# %% ../nbs/cli.ipynb #303433db
 def tune(args):
     "Fine-tune; returns when the run is finished or was interrupted"
     from avmae_nb.train.finetune import finetune
     return _train(args, finetune, 'to evaluate it: avmae evaluate')
 
-def evaluate(args):
-    "Scores of a fine-tuned run on held-out clips, for every set of modalities"
-    from avmae_nb.data.sources import open_source
-    from avmae_nb.devices import compilation_cache
-    from avmae_nb.train.finetune import load_finetuned
-    from avmae_nb.train.scores import compare_modalities
-    compilation_cache()
-    model, c = load_finetuned(args.run, args.which)
-    c = c.override(*args.settings)
-    given = tuple(args.modalities.split(',')) if args.modalities else None
-    found = compare_modalities(model, open_source(c.data, args.split), c, given, args.clips, args.views or c.views)
-    print(f'{found}\n\n{list(found.rows.values())[-1]}\n\n{list(found.rows.values())[-1].table(worst=10)}')
-    if args.save: print(f'saved: {found.save(args.save)}')
-
-def _which(word): return int(word) if word.isdigit() else word
-
 def _add_tuning(commands):
-    "The commands `finetune` and `evaluate`"
+    "The command `finetune`"
     p = _sub(commands, 'finetune', tune, 'train a classifier from a pre-trained run; with the --run of an earlier call, go on from its last checkpoint')
     add_configuration(p, 'tiny-finetune', FINETUNE_PRESETS)
     p.add_argument('--init', metavar='MODEL', help='where weights come from: a pre-training run, a released checkpoint, a .npz or .safetensors file of a ViT, or scratch')
     p.add_argument('--fit', action='store_true', help='take over size, patches, position codes and spectrogram from the run that --init names')
     _add_training(p)
-    p = _sub(commands, 'evaluate', evaluate, 'scores of a fine-tuned run on held-out clips, with sound, picture and both')
-    p.add_argument('run', metavar='FOLDER')
-    p.add_argument('settings', nargs='*', metavar='name=value', help='e.g. train.batch=8 data.path=/elsewhere')
-    p.add_argument('--views', type=int, help='temporal views a clip, averaged (default: as in the configuration, 4 in the paper)')
-    p.add_argument('--modalities', metavar='A,V,AV', help='which sets of modalities (default: each alone, then all)')
-    p.add_argument('--clips', type=int, help='held-out clips (default: all)')
-    p.add_argument('--split', default='eval', help='eval, train or all (default: eval)')
-    p.add_argument('--which', default='latest', type=_which, help='latest, best, or a step of the run')
-    p.add_argument('--save', metavar='FILE', help='everything as JSON: scores, intervals, classes, confusion, calibration')
 
 # %% ../nbs/cli.ipynb #70f6f610
 def _before_after(rows: list[dict], modalities) -> str:
@@ -242,65 +218,7 @@ def view(args):
     except KeyboardInterrupt: pass
     finally: server.server_close()
 
-# %% ../nbs/cli.ipynb #7f7fbd19
-def embed(args):
-    "Write embeddings of files to one .npz"
-    from avmae_nb.interop.embed import embed
-    if not args.out.endswith('.npz'): raise ConfigError(f'--out {args.out}: embeddings are written as .npz')   # before hours of work, not after
-    found = embed(args.model, args.path, args.what, args.hop, args.batch, args.workers)
-    print(f'{found!r}\nsaved: {found.save(args.out)}')
-
-def export(args):
-    "Write a folder with weights, configuration and card, or one file that needs JAX alone"
-    from avmae_nb.interop.export import export, how_to_read
-    from avmae_nb.interop.handout import hand_out, open_model, upload
-    if not args.out.endswith('.jax'):
-        print(f'saved: {hand_out(args.model, args.out, args.which)}')
-        if args.upload: print(f'uploaded: {upload(args.out, args.upload)}')
-    elif args.upload: raise ConfigError('--upload takes a folder: leave out the .jax ending')
-    else:
-        found = open_model(args.model, args.which)
-        file = export(found.model, found.inputs, args.out, args.what)
-        print(f'saved: {file} ({file.stat().st_size / 1e6:.1f} MB)\n\n{how_to_read(file, found.inputs)}')
-
-def _add_using(commands):
-    "The commands for people who use a model"
-    p = _sub(commands, 'embed', embed, 'embeddings of video files, with the seconds they stand for')
-    p.add_argument('model', metavar='MODEL', help='run folder, exported folder or checkpoint file')
-    p.add_argument('path', metavar='FILE_OR_FOLDER')
-    p.add_argument('--out', metavar='FILE', default='embeddings.npz', help='default: embeddings.npz')
-    p.add_argument('--what', choices=('pooled', 'tokens'), default='pooled', help='one vector a window and modality, or all tokens')
-    p.add_argument('--hop', type=float, metavar='SECONDS', help='between windows (default: end to end)')
-    p.add_argument('--batch', type=int, default=8)
-    p.add_argument('--workers', type=int, default=2, help='threads that decode')
-    p = _sub(commands, 'export', export, 'hand a model on: a folder of safetensors with a model card, or (OUT.jax) one file for CPU, CUDA and TPU')
-    p.add_argument('model', metavar='MODEL', help='run folder, exported folder or checkpoint file')
-    p.add_argument('out', metavar='OUT', help='a new folder, or a file ending in .jax')
-    p.add_argument('--which', default='latest', type=_which, help='latest, best, or a step of the run')
-    p.add_argument('--what', choices=('tokens', 'pooled', 'logits'), default='tokens', help='what a .jax file computes')
-    p.add_argument('--upload', metavar='OWNER/NAME', help='put the folder on the Hugging Face hub (private), with avmae_nb[hub]')
-
-# %% ../nbs/cli.ipynb #ab12cd02
-def probe(args):
-    "Say what a frozen encoder knows: kNN, linear and attentive probes against raw means and chance, and retrieval"
-    from avmae_nb.devices import compilation_cache
-    from avmae_nb.train.probing import probe_run
-    compilation_cache()
-    changes = [*(['data.source=folder', f'data.path={Path(args.data).expanduser()}'] if args.data else []), *([f'data.labels={args.labels}'] if args.labels else []), *args.settings]
-    print(probe_run(args.run, changes, tuple(args.kinds.split(',')), (args.clips, max(1, args.clips // 2)), args.which))
-
-def _add_probe(commands):
-    "The command `probe`"
-    p = _sub(commands, 'probe', probe, 'what a frozen encoder knows: kNN, linear and attentive probes, retrieval')
-    p.add_argument('run', metavar='RUN', help='a run folder')
-    p.add_argument('--data', metavar='FOLDER', help="labelled clips (default: the run's own)")
-    p.add_argument('--labels', metavar='CSV', help='a CSV with the columns file and label, or the word folders')
-    p.add_argument('--kinds', default='knn,linear,raw,retrieval', help='some of knn,linear,attentive,raw,retrieval (default: %(default)s)')
-    p.add_argument('--clips', type=int, default=1024, help='clips to fit on; half as many are tested (default: 1024)')
-    p.add_argument('--which', default='latest', type=lambda w: int(w) if w.isdigit() else w, help='latest, best, or a step of the run')
-    p.add_argument('settings', nargs='*', metavar='name=value', help='e.g. data.world=hard')
-
-# %% ../nbs/cli.ipynb #dc9a40b4
+# %% ../nbs/cli.ipynb #958cce0a
 EXAMPLES = """examples:
   avmae demo                                                  the synthetic world, a tiny model, some minutes on two cores
   avmae pretrain --data ~/videos --run runs/mine train.epochs=20
@@ -310,6 +228,7 @@ EXAMPLES = """examples:
   avmae evaluate runs/tuned --views 4 --modalities A,V,AV --save scores.json
   avmae check --data ~/videos --save check.html               what a step costs, how long it takes, what looks wrong
   avmae show runs/mine                                        losses, error against baselines, pictures, sounds
+  avmae view runs/mine                                        the reconstruction viewer in the browser; --save clip.html to send it
   avmae view runs/mine                                        the reconstruction viewer in the browser; --save clip.html to send it
   avmae presets vggsound > mine.yaml                          a file to edit, then: avmae pretrain --config mine.yaml
   avmae inspect ~/videos                                      which files can be decoded, what is in them
@@ -363,8 +282,7 @@ def parser() -> Parser:
     p.add_argument('name', nargs='?', help='its name')
     p = _sub(commands, 'inspect', inspect, 'what media files hold, and whether they can be decoded')
     p.add_argument('paths', nargs='+', metavar='FILE_OR_FOLDER')
-    _add_using(commands)
-    _add_probe(commands)
+    add_use(functools.partial(_sub, commands))
     return out
 
 def parse(argv: list[str]) -> argparse.Namespace:

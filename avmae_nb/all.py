@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/all.ipynb #fdf63124
+# %% ../nbs/all.ipynb #7fb6ccd7
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
@@ -55,13 +55,6 @@ from .view.answers import *
 from .view.classes import *
 from .view.localisation import *
 from .view.learner import *
-from .view.explore import *
-from .view.attention import *
-from .view.share import *
-from .view.viewer import *
-from .view.page import *
-from .view.board import *
-from .view.paper import *
 from .view.explore import *
 from .view.attention import *
 from .view.share import *

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SUFFIXES', 'EXAMPLES', 'any_preset', 'configuration', 'add_configuration', 'Parser', 'told', 'describe', 'presets',
            'media_files', 'examine', 'inspect', 'run_folder', 'StartingPoint', 'train', 'check', 'tune', 'report',
-           'show', 'demo', 'view', 'parser', 'parse', 'main']
+           'show', 'demo', 'parser', 'parse', 'main']
 
 # %% ../nbs/cli.ipynb #d4b36e15
 import argparse, functools, os, sys, time
@@ -199,26 +199,7 @@ def demo(args):
     if learner.stopped: return 130
     print(f'\nWhat was learned\n\n{report(run)}')
 
-# %% ../nbs/cli.ipynb #52517e44
-def view(args):
-    "Open the reconstruction viewer in the browser, or write one clip of it as a page"
-    from avmae_nb.devices import compilation_cache
-    from avmae_nb.view.explore import ViewState
-    from avmae_nb.view.page import save_html, serve
-    from avmae_nb.view.viewer import view as open_viewer
-    compilation_cache()
-    viewer = open_viewer(args.run, compare={Path(r).name: r for r in args.compare}, state=ViewState(clip=args.clip))
-    if args.save: return print(f'saved: {save_html(viewer, args.save)}')
-    server, address = serve(viewer, args.port)
-    print(f'{address}\nCtrl+C closes it', flush=True)
-    if not args.no_browser:
-        import webbrowser
-        webbrowser.open(address)
-    try: server.serve_forever()
-    except KeyboardInterrupt: pass
-    finally: server.server_close()
-
-# %% ../nbs/cli.ipynb #958cce0a
+# %% ../nbs/cli.ipynb #c3466c0d
 EXAMPLES = """examples:
   avmae demo                                                  the synthetic world, a tiny model, some minutes on two cores
   avmae pretrain --data ~/videos --run runs/mine train.epochs=20
@@ -228,7 +209,6 @@ EXAMPLES = """examples:
   avmae evaluate runs/tuned --views 4 --modalities A,V,AV --save scores.json
   avmae check --data ~/videos --save check.html               what a step costs, how long it takes, what looks wrong
   avmae show runs/mine                                        losses, error against baselines, pictures, sounds
-  avmae view runs/mine                                        the reconstruction viewer in the browser; --save clip.html to send it
   avmae view runs/mine                                        the reconstruction viewer in the browser; --save clip.html to send it
   avmae presets vggsound > mine.yaml                          a file to edit, then: avmae pretrain --config mine.yaml
   avmae inspect ~/videos                                      which files can be decoded, what is in them
@@ -250,16 +230,6 @@ def _add_training(p: Parser):
     p.add_argument('--device', choices=('cpu', 'gpu', 'tpu'), help='stop unless JAX runs on this')
     p.add_argument('--fast', action='store_true', help='a few steps of everything, nothing written: does it run at all?')
 
-def _add_view(commands):
-    "The options of `view`"
-    p = _sub(commands, 'view', view, 'browse, mask, hear and compare what a run reconstructs, in the browser')
-    p.add_argument('run', metavar='FOLDER')
-    p.add_argument('--compare', metavar='FOLDER', action='append', default=[], help='another run to look at beside it; may be repeated')
-    p.add_argument('--clip', type=int, default=0, help='the held-out clip to begin with')
-    p.add_argument('--save', metavar='FILE.html', help='write this clip as a page that works without Python, instead of opening the viewer')
-    p.add_argument('--port', type=int, default=0, help='of the address on this machine (default: a free one)')
-    p.add_argument('--no-browser', action='store_true', help='only print the address')
-
 def parser() -> Parser:
     "The whole command line"
     out = Parser(prog='avmae', description='Audiovisual masked autoencoders from the terminal', epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -277,7 +247,6 @@ def parser() -> Parser:
     p = _sub(commands, 'show', show, 'what a run learned: losses, error against baselines, pictures, sounds')
     p.add_argument('run', metavar='FOLDER')
     p.add_argument('--clips', type=int, help='held-out clips to evaluate (default: as in training)')
-    _add_view(commands)
     p = _sub(commands, 'presets', presets, 'list the presets, or print one as a configuration file')
     p.add_argument('name', nargs='?', help='its name')
     p = _sub(commands, 'inspect', inspect, 'what media files hold, and whether they can be decoded')

@@ -414,3 +414,43 @@ def test_a_saved_notebook_shows_the_picture_without_scripts(lab, browser):
     context = browser.new_context(java_script_enabled=False); page = context.new_page(); page.set_content(body)
     assert page.locator('img[alt^="1 clips"]').first.bounding_box()['width'] > 300
     context.close()
+
+# The terminal, and curves with controls
+
+def test_view_in_the_terminal(tmp_path, capsys):
+    from avmae_nb.cli import main, parse
+    from avmae_nb.train.pretrain import pretrain
+    run = tmp_path / 'run'; pretrain(toy_config(**{'train.steps': 4, 'train.eval_every': 4, 'train.checkpoint_every': 4, 'train.eval_clips': 8}), run).fit()
+    capsys.readouterr()
+    assert main(['view', str(run), '--save', str(tmp_path / 'clip.html'), '--clip', '2']) == 0
+    assert 'saved:' in capsys.readouterr().out and 'id="data"' in (tmp_path / 'clip.html').read_text()
+    for words, message in [(['view', str(tmp_path / 'none')], 'there is no run folder'), (['view', str(run), '--clip', '4000', '--save', str(tmp_path / 'x.html')], 'this source has'), (['view', str(run), '--save', str(tmp_path / 'x.txt')], 'must end in .html')]:
+        assert main(words) == 2 and message in capsys.readouterr().err
+    args = parse(['view', str(run), '--compare', 'a', '--compare', 'b', '--port', '8123', '--no-browser'])
+    assert (args.compare, args.port, args.no_browser) == (['a', 'b'], 8123, True)
+
+def test_checkpoints_of_a_run_are_models_to_compare(tmp_path):
+    from avmae_nb.train.pretrain import pretrain
+    from avmae_nb.view.viewer import view
+    run = tmp_path / 'run'; pretrain(toy_config(**{'train.steps': 8, 'train.eval_every': 8, 'train.checkpoint_every': 4}), run).fit()
+    viewer = view(run)
+    assert viewer.explorer.names[0] == 'run, step 8' and 'run, step 4' in viewer.explorer.names
+    errors = [viewer.explorer.ask(viewer.state, name).error['video'] for name in ('run, step 8', 'run, step 4')]
+    assert not np.array_equal(*errors)
+    assert f'view({str(run)!r}, state=' in viewer.code()
+
+def test_the_board_follows_another_process(tmp_path):
+    from avmae_nb.view.board import watch
+    code = "import sys, time\nf = open(sys.argv[1], 'a')\nfor s in range(1, 41): f.write('{\"step\": %d, \"loss\": %f, \"time\": %f}\\n' % (s, 1 / s, s)); f.flush()\n"
+    (tmp_path / 'run').mkdir(); board = watch(tmp_path / 'run')
+    assert 'nothing logged yet' in board.html()
+    subprocess.run([sys.executable, '-c', code, str(tmp_path / 'run' / 'log.jsonl')], check=True)
+    assert board.refresh() and board.logs['run'][-1]['step'] == 40 and '<title>run: step 40, loss 0.025</title>' in board.html()
+
+def test_the_board_in_a_browser(page, tmp_path):
+    from avmae_nb.view.board import CurvesBoard
+    rows = [{'step': s, 'loss': 1 / s if s < 60 else float(s), 'clips_per_second': 40.0} for s in range(1, 100)]
+    board = CurvesBoard([{**r, NASTY: 1.0} for r in rows], rows)
+    page.set_content(f'<!doctype html><html lang="en"><head><title>curves</title></head><body>{board.html()}</body></html>')
+    assert page.title() == 'curves' and page.locator('svg[role=img]').count() == 3 and page.locator('img').count() == 0
+    assert 'diverged at step' in page.locator('svg[role=img]').first.inner_html()

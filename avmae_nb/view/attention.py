@@ -78,13 +78,13 @@ def look_from(traced: list, tokens: dict, modality: str, slot) -> tuple[dict, di
         r = r | _split(rollout_back(stack, seen, jnp.concatenate([r[m] for m in names]), valid), tokens, names, 0)
     return {m: jnp.concatenate(v) for m, v in layers.items()}, r
 
-# %% ../../nbs/view/09_attention.ipynb #8a848cb9
+# %% ../../nbs/view/09_attention.ipynb #5939b6d4
 def _on_grid(x, order): return jnp.zeros_like(x).at[..., order].set(x)
 
-@partial(jax.jit, static_argnums=(0, 4, 5))
-def _attend(graph, state, inputs, masks, modality, part, token):
+@partial(jax.jit, static_argnums=(0, 4))
+def _attend(graph, state, inputs, masks, where, token):   # where: modality, and encoder or decoder
     "Rows and rollout on the grids of all modalities, for the first example"
-    model = nnx.merge(graph, state); names = list(model.modalities)
+    (modality, part), model = where, nnx.merge(graph, state); names = list(model.modalities)
     patches, grids, masks = model._cut(inputs, masks)
     valid, tokens = {m: masks[m].valid for m in names}, model.embed(patches, masks, grids)[1]
     tokens = {m: tokens[m] for m in names}
@@ -121,6 +121,6 @@ def attention_from(explorer: Explorer, state: ViewState, modality: str, token: i
     if part == 'decoder' and model.config.objective != 'joint': raise ConfigError('attention from a hidden patch needs a decoder of objective joint: click a visible patch')
     masks = {m: _masking(h.reshape(1, -1), False) for m, h in hidden.items()}
     inputs = preprocess({m: x[None] for m, x in clip.inputs.items()}, explorer.config.modalities)
-    found = jax.device_get(_attend(*nnx.split(model), inputs, masks, modality, part, token))
+    found = jax.device_get(_attend(*nnx.split(model), inputs, masks, (modality, part), token))
     grid = lambda x, m: np.asarray(x).reshape(*x.shape[:-1], *hidden[m].shape)
     return PatchAttention(modality, token, part, {m: grid(found[m][0], m) for m in hidden}, {m: grid(found[m][1], m) for m in hidden})

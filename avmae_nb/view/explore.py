@@ -7,8 +7,8 @@ __all__ = ['KINDS_TO_SHOW', 'SOUNDS', 'Hide', 'paint', 'hide_grid', 'ViewState',
            'graph_modalities', 'decibel_scale', 'Answer', 'error_figures', 'from_the_other', 'check_fits', 'Explorer',
            'sound_of', 'still']
 
-# %% ../../nbs/view/08_explore.ipynb #e6a2748e
-import dataclasses, time
+# %% ../../nbs/view/08_explore.ipynb #29cd5531
+import dataclasses, functools, time
 from functools import partial
 from typing import Any, Literal
 import jax, jax.numpy as jnp, numpy as np
@@ -125,7 +125,7 @@ def shown_clip(source, i: int, config: Pretrain) -> ShownClip:
     limits = {m: _limits(inputs[m], c.logmel) for m, c in config.inputs.items() if hasattr(c, 'logmel')}
     return ShownClip(i, _title(source, i), inputs, missing, clip.audio, limits)
 
-# %% ../../nbs/view/08_explore.ipynb #108ccfd0
+# %% ../../nbs/view/08_explore.ipynb #9350ed43
 def _masking(hidden: Bool[np.ndarray, "variants tokens"], exact: bool) -> Masking:
     "Masks with static shapes that fit any number of visible patches; `exact`: shapes as tight as they are, one compilation a number"
     if exact: return from_hidden(hidden)
@@ -145,13 +145,16 @@ def _per_patch(x, modality: Modality):
 
 @partial(jax.jit, static_argnums=(0, 2))
 def _ask(graph, state, decibels, inputs, masks, limits):
-    "Reconstructions of all variants, and what the screen needs of them"
+    "Predictions of all variants, as the screen needs them"
     recs, out = reconstruct(nnx.merge(graph, state), inputs, masks), {}
     for m, r in recs.items():
         modality = graph_modalities(graph, state)[m]
         error = _per_patch((r.prediction - r.original) ** 2, modality)
         out[m] = {'screen': _to_screen(r.prediction, decibels[m], limits.get(m)), 'error': jnp.where(r.predicted, error, jnp.nan), 'predicted': r.predicted}
-    return out, recs
+    return out
+
+@partial(jax.jit, static_argnums=0)
+def _whole(graph, state, inputs, masks): return reconstruct(nnx.merge(graph, state), inputs, masks)
 
 def graph_modalities(graph, state) -> dict[str, Modality]:
     "The modalities of a split model"
@@ -162,7 +165,7 @@ def decibel_scale(config: Pretrain) -> Frozen:
     step = lambda c: 20 / c.power / np.log(10)
     return Frozen({m: (c.logmel.std * step(c.logmel), c.logmel.mean * step(c.logmel)) if hasattr(c, 'logmel') else None for m, c in config.inputs.items()})
 
-# %% ../../nbs/view/08_explore.ipynb #12fa7119
+# %% ../../nbs/view/08_explore.ipynb #2f6c0520
 @dataclasses.dataclass(frozen=True, eq=False)
 class Answer:
     "What one model says to one mask; arrays `[variants, ...]`: as masked, then with only one modality seen, in their order"
@@ -170,9 +173,14 @@ class Answer:
     screen: dict            # {modality: uint8 prediction}
     error: dict             # {modality: float32 per patch}; NaN where nothing is predicted or it is not finite
     predicted: dict         # {modality: bool per patch}
-    recs: dict              # {modality: Reconstruction}, on the device
     ms: float               # of the model alone
     statistics: str         # pixels, or what the pictures were made with
+    whole: Any              # () -> Reconstruction of each modality
+    @functools.cached_property
+    def recs(self) -> dict:
+        "{modality: `Reconstruction`} in full precision, made when asked for: the screen does without"
+        found = self.whole()
+        return {m: found[m] for m in self.hidden}   # jit sorts its dicts
     @property
     def finite(self) -> dict: return {m: np.isfinite(e) | ~self.predicted[m] for m, e in self.error.items()}
 
@@ -192,7 +200,7 @@ def from_the_other(answer: Answer) -> dict[str, dict]:
         out[m] = {'with': with_all[m], 'without': alone, 'removed': 1 - with_all[m] / alone if alone else 0.0, 'gain': answer.error[m][k] - answer.error[m][0]}
     return out
 
-# %% ../../nbs/view/08_explore.ipynb #c7bc37a2
+# %% ../../nbs/view/08_explore.ipynb #8f90adf9
 def check_fits(name: str, model, config: Pretrain):
     "Models that are compared see the same clips through the same grids"
     if not hasattr(model, 'decoder'): raise ConfigError(f'{name!r} is a {type(model).__name__}: the viewer wants an autoencoder, whose decoder fills in what is hidden')
@@ -207,7 +215,7 @@ class Explorer:
         if not models: raise ConfigError('Explorer: no model was given')
         if not len(source): raise ConfigError('Explorer: the source has no clips')
         self.config, self.source, self.names = config, source, list(models)
-        self._models, self._split, self._clips, self._sounds = dict(models), {}, {}, {}
+        self._models, self._split, self._clips, self._inputs = dict(models), {}, {}, (None, None)
         self.model(self.names[0])
 
     def model(self, name: str = ''):
@@ -238,18 +246,26 @@ class Explorer:
     def ask(self, state: ViewState, model: str = '') -> Answer:
         "What the model fills in"
         clip, hidden = self.clip(state.clip), self.hidden(state)
-        self.model(model or state.model)
+        asked = self.model(model or state.model)
         split = self._split[model or state.model or self.names[0]]
         variants = _variants(hidden, state.other and len(hidden) > 1)
-        inputs = preprocess({m: np.repeat(x[None], len(variants[m]), 0) for m, x in clip.inputs.items()}, self.config.modalities)
-        exact = self.model(model or state.model).config; exact = exact.objective == 'inpainting' and exact.inpainting == 'displaced'
+        inputs = self.inputs(clip, len(next(iter(variants.values()))))
+        masks = {m: _masking(h, _exact(asked)) for m, h in variants.items()}
         begin = time.perf_counter()
-        out, recs = _ask(*split, decibel_scale(self.config), inputs, {m: _masking(h, exact) for m, h in variants.items()}, {m: np.float32(v) for m, v in clip.limits.items()})
-        out = jax.device_get(out)
+        out = jax.device_get(_ask(*split, decibel_scale(self.config), inputs, masks, {m: np.float32(v) for m, v in clip.limits.items()}))
         ms = 1000 * (time.perf_counter() - begin)
-        pick, recs = lambda k: {m: out[m][k] for m in hidden}, {m: recs[m] for m in hidden}   # jit sorts its dicts
-        r = next(iter(recs.values()))
-        return Answer(hidden, pick('screen'), pick('error'), pick('predicted'), recs, ms, r.statistics if r.normalised is None else f'normalised + {r.statistics}')
+        pick = lambda k: {m: out[m][k] for m in hidden}
+        return Answer(hidden, pick('screen'), pick('error'), pick('predicted'), ms, 'normalised + true patch statistics (leaks)' if asked.config.normalise_targets else 'pixels', lambda: _whole(*split, inputs, masks))
+
+    def inputs(self, clip: ShownClip, variants: int) -> dict:
+        "A clip on the device, once for each variant; kept until another is asked for"
+        if self._inputs[0] != (clip.index, variants):
+            self._inputs = (clip.index, variants), preprocess({m: np.repeat(x[None], variants, 0) for m, x in clip.inputs.items()}, self.config.modalities)
+        return self._inputs[1]
+
+def _exact(model) -> bool:
+    "Whether a model wants fixed counts of visible patches"
+    return model.config.objective == 'inpainting' and model.config.inpainting == 'displaced'
 
 def _variants(hidden: dict, other: bool) -> dict:
     "Masks as they are, and, for `other`, once for each modality with all the others withheld"

@@ -3,7 +3,7 @@
 
 const ROWS = ['original', 'masked', 'reconstruction', 'pasted', 'error']
 const SILENT = 4000      // ms without an answer before the page says so
-const SETTLE = 25        // ms a control must rest before the model is asked
+const SETTLE = 8         // ms a control must rest before the model is asked
 let instances = 0
 
 // Small tools

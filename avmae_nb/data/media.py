@@ -15,7 +15,7 @@ from .container import MAX_BYTES, SLACK, WHOLE, MediaError, MediaInfo, Reader, m
 
 _all_ = ['MediaError', 'MediaInfo', 'probe']   # who reads clips needs these too
 
-# %% ../../nbs/data/00_media.ipynb #4a341994
+# %% ../../nbs/data/00_media.ipynb #7e5d87b7
 @dataclass(frozen=True)
 class Request:
     "What to take from a clip, in seconds from the start of its window; the window of the sound starts with the first frame (METHOD section 14)"
@@ -47,11 +47,12 @@ class Clip:
     video: UInt8[np.ndarray, "frames height width 3"] | None
     audio: Float[np.ndarray, "samples"] | None   # mono, -1 to 1, at the rate of the request
     name: str = ''            # file or identifier, for reports
-    label: int | None = None
+    label: int | np.ndarray | None = None   # as `Labels.array` takes it
     truth: dict = field(default_factory=dict)   # what only a synthetic world knows
     flags: tuple[str, ...] = ()   # silent, short, truncated, ...: what a report should count
     start: float = 0.0        # seconds, of the window in the clip
     duration: float | None = None   # seconds, of the whole clip
+    melspec: Float[np.ndarray, "time bins"] | None = None   # log-mel as stored, not normalised, where the source has it instead of `audio`
 
 # %% ../../nbs/data/00_media.ipynb #cc5a78f4
 EPS = 1e-6                # seconds: rounding of a float, far below any tick of a clock

@@ -44,10 +44,10 @@ def confused_rows(p: Predictions, count: int = 4, head: str | None = None) -> In
     best = np.sort(p.of(one_head(p, head))[0], 1)[:, -2:]
     return np.argsort(best[:, -1] - best[:, 0], kind='stable')[:count]
 
-# %% ../../nbs/view/12_answers.ipynb #ef7a8bb5
+# %% ../../nbs/view/12_answers.ipynb #59bfbdb6
 def read_clips(source: Source, config: Run, index: Sequence[int]) -> dict[str, np.ndarray]:
     "A batch of chosen clips, the middle window of each; what a clip lacks is flagged, not replaced"
-    decode = Decode(source, config.replace(**{'data.missing': 'mask'}), len(source), False)
+    decode = Decode(source, config.replace(**{'data.missing': 'mask'}), len(source), source.labels is not None)
     return EvalBatches(decode, tuple(int(i) for i in index), len(index), (0, 1))[0]
 
 def shorter(text: str, most: int = 24) -> str:

@@ -289,6 +289,20 @@ def test_accessibility_audit(served, axe, scheme):
     bad = [(v['id'], v['impact'], [n['html'][:150] for n in v['nodes']][:3]) for v in found['violations']]
     assert not [b for b in bad if b[1] in ('serious', 'critical', 'moderate')], bad
 
+@pytest.mark.parametrize('gone', ['video', 'audio'])
+def test_models_of_one_modality(page, gone):
+    from avmae_nb.train.pretrain import build_model
+    from avmae_nb.view.page import serve
+    from avmae_nb.view.viewer import view
+    config = toy_config(**{gone: None, 'data.clips': 4})
+    server, address = serve(view(build_model(config), config)); threading.Thread(target=server.serve_forever, daemon=True).start()
+    page.goto(address); ready(page)
+    assert page.locator('.avmae canvas[data-row=original]').count() == 1 and page.get_by_text('what came from the other').count() == 0
+    page.get_by_label('play', exact=True).click(); page.wait_for_function("document.querySelector('.avmae').dataset.playing !== ''", timeout=20000)
+    page.wait_for_function("document.querySelector('.avmae').dataset.playing === ''", timeout=20000)
+    change(page, lambda: page.locator('input[type=range][aria-label$="share hidden"]').press('ArrowLeft'))
+    server.shutdown(); server.server_close()
+
 # One file
 
 def test_a_file_without_kernel(viewer, page, tmp_path):
@@ -348,6 +362,9 @@ from avmae_nb.view.viewer import view
 config = toy_config(**{{'data.clips': 12}})
 viewer = view(build_model(config), config)
 viewer"""
+BOARD = """import math
+from avmae_nb.view.board import watch
+watch([{'step': s, 'time': 2.0 * s, 'loss': math.exp(-s / 30) + 0.1, 'loss/audio': math.exp(-s / 20)} for s in range(1, 90)])"""
 
 def _free_port():
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); return s.getsockname()[1]
@@ -358,7 +375,7 @@ def lab(tmp_path_factory):
     pytest.importorskip('jupyterlab')
     nbformat = pytest.importorskip('nbformat')
     folder, port = tmp_path_factory.mktemp('lab'), _free_port()
-    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(NOTEBOOK.format(tests=str(ROOT / 'tests')))], metadata={'kernelspec': {'name': 'python3', 'display_name': 'Python 3', 'language': 'python'}})
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(NOTEBOOK.format(tests=str(ROOT / 'tests'))), nbformat.v4.new_code_cell(BOARD)], metadata={'kernelspec': {'name': 'python3', 'display_name': 'Python 3', 'language': 'python'}})
     nbformat.write(nb, folder / 'view.ipynb')
     own = {f'JUPYTER_{n}_DIR': str(folder / n.lower()) for n in ('CONFIG', 'DATA', 'RUNTIME')}
     environment = {**os.environ, **own, 'JUPYTER_PREFER_ENV_PATH': '1'}
@@ -396,6 +413,9 @@ def test_in_jupyterlab(lab, browser):
     page.get_by_label('play', exact=True).click(); page.wait_for_function("+document.querySelector('.avmae').dataset.sounded > 0.05", timeout=30000)
     page.locator('input[value=look]').check(); page.locator('canvas[data-key="original/video"]').click(position={'x': 20, 'y': 20}); page.wait_for_selector('canvas[data-row=attention]', timeout=60000)
     change(page, lambda: page.get_by_label('next clip').click())
+    plots = page.locator('.jp-OutputArea .widget-html svg[role=img]'); plots.first.wait_for(timeout=30000)
+    assert plots.count() == 2 and 'by step' in plots.first.get_attribute('aria-label')
+    page.locator('.widget-dropdown select').select_option('time'); page.wait_for_function("document.querySelector('.widget-html svg[role=img]').getAttribute('aria-label').includes('by time')", timeout=20000)
     page.evaluate("window.jupyterapp.commands.execute('docmanager:save')"); page.wait_for_timeout(1500)
     assert not errors, errors
     saved = json.loads(notebook.read_text())

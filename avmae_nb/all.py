@@ -40,6 +40,10 @@ from .train.metrics import *
 from .train.predictions import *
 from .train.scores import *
 from .train.finetune import *
+from .train.features import *
+from .train.probes import *
+from .train.retrieval import *
+from .train.probing import *
 from .view.panel import *
 from .view.figure import *
 from .view.batch import *
@@ -47,7 +51,17 @@ from .view.results import *
 from .view.curves import *
 from .view.live import *
 from .view.check import *
+from .view.answers import *
+from .view.classes import *
+from .view.localisation import *
 from .view.learner import *
+from .view.explore import *
+from .view.attention import *
+from .view.share import *
+from .view.viewer import *
+from .view.page import *
+from .view.board import *
+from .view.paper import *
 
 _everyday = {'source', 'folder', 'clips', 'synthetic', 'config'}   # words that a notebook wants for itself; they stay in their modules
 __all__ = [name for name in globals() if not name.startswith('_') and name not in _everyday]

@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'EXAMPLES', 'any_preset', 'configuration', 'add_configuration', 'Parser', 'told', 'describe', 'presets',
-           'media_files', 'examine', 'inspect', 'run_folder', 'StartingPoint', 'train', 'check', 'tune', 'evaluate',
-           'report', 'show', 'demo', 'embed', 'export', 'stats', 'prepare', 'probe', 'parser', 'parse', 'main']
+           'media_files', 'examine', 'inspect', 'run_folder', 'StartingPoint', 'train', 'check', 'tune', 'report',
+           'show', 'demo', 'parser', 'parse', 'main']
 
-# %% ../nbs/cli.ipynb #f4d21b50
-import argparse, os, sys, time
+# %% ../nbs/cli.ipynb #ef1119fa
+import argparse, functools, os, sys, time
 from pathlib import Path
 from .config import PRESETS, ConfigError, Pretrain, Run, nearest, preset
+from .cli_data import add_data, add_source, inspect_source
+from .cli_use import add_use
 from .tasks import FINETUNE_PRESETS, Finetune, finetune_preset
 
 # %% ../nbs/cli.ipynb #ed790bfd
@@ -65,7 +67,7 @@ def presets(args):
     import yaml
     print(yaml.safe_dump(any_preset(args.name).to_dict(), sort_keys=False), end='')
 
-# %% ../nbs/cli.ipynb #6e27ade5
+# %% ../nbs/cli.ipynb #e7398b00
 SUFFIXES = ('.mp4', '.webm', '.mkv', '.mov', '.avi', '.m4v', '.ogv', '.flv', '.mpg', '.wav', '.flac', '.mp3', '.ogg', '.m4a')
 
 def media_files(paths) -> list[Path]:
@@ -83,23 +85,10 @@ def examine(path) -> str:
     odd = [f for f in (*flags, *(('truncated',) if info.truncated else ())) if not f.startswith('no_')]
     return f'{path}: {info.duration:.2f} s, {video}, {audio}' + (f' [{", ".join(sorted(set(odd)))}]' if odd else '')
 
-def _inspect_source(args):
-    "What a labelled collection holds"
-    import warnings
-    from avmae_nb.config import Data
-    from avmae_nb.data.sources import open_source
-    from avmae_nb.data.survey import survey
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')   # its notes are printed with the rest
-        source = open_source(Data(source=args.source or 'folder', path=str(Path(args.paths[0]).expanduser()), labels=args.labels), args.split)
-    found = survey(source, args.clips)
-    print(found)
-    return 1 if found.counts['unreadable'] else 0
-
 def inspect(args):
     "What files hold; those that cannot be read are named and counted"
     from avmae_nb.data.media import MediaError
-    if args.source or args.labels: return _inspect_source(args)
+    if args.source or args.labels: return inspect_source(args)
     files, bad = media_files(args.paths), 0
     if not files: raise ConfigError(f'no media files under {", ".join(args.paths)}; looked for names ending in {" ".join(SUFFIXES)}')
     for f in files:
@@ -145,44 +134,19 @@ def check(args):
     print(page.text)
     if args.save: print(f'saved: {page.save(args.save)}')
 
-# %% ../nbs/cli.ipynb #283c8f55
+# %% ../nbs/cli.ipynb #6e524129
 def tune(args):
     "Fine-tune; returns when the run is finished or was interrupted"
     from avmae_nb.train.finetune import finetune
     return _train(args, finetune, 'to evaluate it: avmae evaluate')
 
-def evaluate(args):
-    "Scores of a fine-tuned run on held-out clips, for every set of modalities"
-    from avmae_nb.data.sources import open_source
-    from avmae_nb.devices import compilation_cache
-    from avmae_nb.train.finetune import load_finetuned
-    from avmae_nb.train.scores import compare_modalities
-    compilation_cache()
-    model, c = load_finetuned(args.run, args.which)
-    c = c.override(*args.settings)
-    given = tuple(args.modalities.split(',')) if args.modalities else None
-    found = compare_modalities(model, open_source(c.data, args.split), c, given, args.clips, args.views or c.views)
-    print(f'{found}\n\n{list(found.rows.values())[-1]}\n\n{list(found.rows.values())[-1].table(worst=10)}')
-    if args.save: print(f'saved: {found.save(args.save)}')
-
-def _which(word): return int(word) if word.isdigit() else word
-
 def _add_tuning(commands):
-    "The commands `finetune` and `evaluate`"
+    "The command `finetune`"
     p = _sub(commands, 'finetune', tune, 'train a classifier from a pre-trained run; with the --run of an earlier call, go on from its last checkpoint')
     add_configuration(p, 'tiny-finetune', FINETUNE_PRESETS)
     p.add_argument('--init', metavar='MODEL', help='where weights come from: a pre-training run, a released checkpoint, a .npz or .safetensors file of a ViT, or scratch')
     p.add_argument('--fit', action='store_true', help='take over size, patches, position codes and spectrogram from the run that --init names')
     _add_training(p)
-    p = _sub(commands, 'evaluate', evaluate, 'scores of a fine-tuned run on held-out clips, with sound, picture and both')
-    p.add_argument('run', metavar='FOLDER')
-    p.add_argument('settings', nargs='*', metavar='name=value', help='e.g. train.batch=8 data.path=/elsewhere')
-    p.add_argument('--views', type=int, help='temporal views a clip, averaged (default: as in the configuration, 4 in the paper)')
-    p.add_argument('--modalities', metavar='A,V,AV', help='which sets of modalities (default: each alone, then all)')
-    p.add_argument('--clips', type=int, help='held-out clips (default: all)')
-    p.add_argument('--split', default='eval', help='eval, train or all (default: eval)')
-    p.add_argument('--which', default='latest', type=_which, help='latest, best, or a step of the run')
-    p.add_argument('--save', metavar='FILE', help='everything as JSON: scores, intervals, classes, confusion, calibration')
 
 # %% ../nbs/cli.ipynb #70f6f610
 def _before_after(rows: list[dict], modalities) -> str:
@@ -237,109 +201,7 @@ def demo(args):
     if learner.stopped: return 130
     print(f'\nWhat was learned\n\n{report(run)}')
 
-# %% ../nbs/cli.ipynb #7f7fbd19
-def embed(args):
-    "Write embeddings of files to one .npz"
-    from avmae_nb.interop.embed import embed
-    if not args.out.endswith('.npz'): raise ConfigError(f'--out {args.out}: embeddings are written as .npz')   # before hours of work, not after
-    found = embed(args.model, args.path, args.what, args.hop, args.batch, args.workers)
-    print(f'{found!r}\nsaved: {found.save(args.out)}')
-
-def export(args):
-    "Write a folder with weights, configuration and card, or one file that needs JAX alone"
-    from avmae_nb.interop.export import export, how_to_read
-    from avmae_nb.interop.handout import hand_out, open_model, upload
-    if not args.out.endswith('.jax'):
-        print(f'saved: {hand_out(args.model, args.out, args.which)}')
-        if args.upload: print(f'uploaded: {upload(args.out, args.upload)}')
-    elif args.upload: raise ConfigError('--upload takes a folder: leave out the .jax ending')
-    else:
-        found = open_model(args.model, args.which)
-        file = export(found.model, found.inputs, args.out, args.what)
-        print(f'saved: {file} ({file.stat().st_size / 1e6:.1f} MB)\n\n{how_to_read(file, found.inputs)}')
-
-def _add_using(commands):
-    "The commands for people who use a model"
-    p = _sub(commands, 'embed', embed, 'embeddings of video files, with the seconds they stand for')
-    p.add_argument('model', metavar='MODEL', help='run folder, exported folder or checkpoint file')
-    p.add_argument('path', metavar='FILE_OR_FOLDER')
-    p.add_argument('--out', metavar='FILE', default='embeddings.npz', help='default: embeddings.npz')
-    p.add_argument('--what', choices=('pooled', 'tokens'), default='pooled', help='one vector a window and modality, or all tokens')
-    p.add_argument('--hop', type=float, metavar='SECONDS', help='between windows (default: end to end)')
-    p.add_argument('--batch', type=int, default=8)
-    p.add_argument('--workers', type=int, default=2, help='threads that decode')
-    p = _sub(commands, 'export', export, 'hand a model on: a folder of safetensors with a model card, or (OUT.jax) one file for CPU, CUDA and TPU')
-    p.add_argument('model', metavar='MODEL', help='run folder, exported folder or checkpoint file')
-    p.add_argument('out', metavar='OUT', help='a new folder, or a file ending in .jax')
-    p.add_argument('--which', default='latest', type=_which, help='latest, best, or a step of the run')
-    p.add_argument('--what', choices=('tokens', 'pooled', 'logits'), default='tokens', help='what a .jax file computes')
-    p.add_argument('--upload', metavar='OWNER/NAME', help='put the folder on the Hugging Face hub (private), with avmae_nb[hub]')
-
-# %% ../nbs/cli.ipynb #dc46b57b
-def _given_data(args):
-    "The data that the options name"
-    from avmae_nb.config import Data
-    return Data(source=args.source, path=str(Path(args.path).expanduser()) if args.path else None, labels=args.labels, split=args.split)
-
-def stats(args):
-    "Mean and deviation of the log-mel values of a source, as settings"
-    from avmae_nb.data.loader import logmel_statistics
-    from avmae_nb.data.sources import open_source
-    c = any_preset(args.preset).replace(data=_given_data(args)).override(*args.settings)
-    mean, std = logmel_statistics(open_source(c.data), c, args.clips)
-    print(f'audio.logmel.mean={mean:.4f} audio.logmel.std={std:.4f}')
-    if args.save: print(f'saved: {c.replace(**{"audio.logmel.mean": round(mean, 4), "audio.logmel.std": round(std, 4)}).save(args.save) or args.save}')
-
-def prepare(args):
-    "Transcode a collection once"
-    from avmae_nb.data.prepare import prepare
-    from avmae_nb.data.sources import open_source
-    missing = open_source(_given_data(args), 'all').missing if args.labels or args.source != 'folder' else ()
-    print(prepare(args.path, args.to, args.workers, args.short_side, missing, lambda line: print(line, flush=True)))
-
-def _add_source(p: Parser, default: str | None = 'folder'):
-    "The options that name labelled data"
-    p.add_argument('--source', default=default, help='folder, vggsound, audioset, epic, ave, dmvr, synthetic, clips (default: folder)')
-    p.add_argument('--labels', metavar='FILE', help='a label file or its folder, or the word folders')
-    p.add_argument('--split', default='all', help='train, eval or all (default: all)')
-
-def _add_data(commands):
-    "The commands `stats` and `prepare`"
-    p = _sub(commands, 'stats', stats, 'mean and deviation of the log-mel values of a collection, as settings for a run')
-    p.add_argument('path', nargs='?', metavar='FOLDER')
-    _add_source(p)
-    p.add_argument('--preset', default='vggsound', help='whose spectrogram (default: vggsound)')
-    p.add_argument('--clips', type=int, default=1000, help='how many, evenly spread (default: 1000)')
-    p.add_argument('--save', metavar='FILE', help='write the preset with these numbers and this data, for --config')
-    p.add_argument('settings', nargs='*', metavar='name=value')
-    p = _sub(commands, 'prepare', prepare, 'transcode a collection once, so that it is read faster; goes on where an earlier call stopped')
-    p.add_argument('path', metavar='FOLDER')
-    p.add_argument('to', metavar='NEW_FOLDER')
-    _add_source(p)
-    p.add_argument('--workers', type=int, default=os.cpu_count() or 1, help='processes (default: one a core)')
-    p.add_argument('--short-side', type=int, default=256, help='pixels (default: 256)')
-
-# %% ../nbs/cli.ipynb #ab12cd02
-def probe(args):
-    "Say what a frozen encoder knows: kNN, linear and attentive probes against raw means and chance, and retrieval"
-    from avmae_nb.devices import compilation_cache
-    from avmae_nb.train.probing import probe_run
-    compilation_cache()
-    changes = [*(['data.source=folder', f'data.path={Path(args.data).expanduser()}'] if args.data else []), *([f'data.labels={args.labels}'] if args.labels else []), *args.settings]
-    print(probe_run(args.run, changes, tuple(args.kinds.split(',')), (args.clips, max(1, args.clips // 2)), args.which))
-
-def _add_probe(commands):
-    "The command `probe`"
-    p = _sub(commands, 'probe', probe, 'what a frozen encoder knows: kNN, linear and attentive probes, retrieval')
-    p.add_argument('run', metavar='RUN', help='a run folder')
-    p.add_argument('--data', metavar='FOLDER', help="labelled clips (default: the run's own)")
-    p.add_argument('--labels', metavar='CSV', help='a CSV with the columns file and label, or the word folders')
-    p.add_argument('--kinds', default='knn,linear,raw,retrieval', help='some of knn,linear,attentive,raw,retrieval (default: %(default)s)')
-    p.add_argument('--clips', type=int, default=1024, help='clips to fit on; half as many are tested (default: 1024)')
-    p.add_argument('--which', default='latest', type=lambda w: int(w) if w.isdigit() else w, help='latest, best, or a step of the run')
-    p.add_argument('settings', nargs='*', metavar='name=value', help='e.g. data.world=hard')
-
-# %% ../nbs/cli.ipynb #ddb75deb
+# %% ../nbs/cli.ipynb #0478704a
 EXAMPLES = """examples:
   avmae demo                                                  the synthetic world, a tiny model, some minutes on two cores
   avmae pretrain --data ~/videos --run runs/mine train.epochs=20
@@ -349,6 +211,7 @@ EXAMPLES = """examples:
   avmae evaluate runs/tuned --views 4 --modalities A,V,AV --save scores.json
   avmae check --data ~/videos --save check.html               what a step costs, how long it takes, what looks wrong
   avmae show runs/mine                                        losses, error against baselines, pictures, sounds
+  avmae view runs/mine                                        the reconstruction viewer in the browser; --save clip.html to send it
   avmae presets vggsound > mine.yaml                          a file to edit, then: avmae pretrain --config mine.yaml
   avmae inspect ~/videos                                      which files can be decoded, what is in them
   avmae stats /data/ave --source ave --save ave.yaml          mean and deviation of its sound, for --config
@@ -393,10 +256,9 @@ def parser() -> Parser:
     p = _sub(commands, 'inspect', inspect, 'what media files hold, and whether they can be decoded')
     p.add_argument('paths', nargs='+', metavar='FILE_OR_FOLDER')
     p.add_argument('--clips', type=int, default=200, help='of a labelled collection: how many are opened, evenly spread (default: 200)')
-    _add_source(p, None)
-    _add_using(commands)
-    _add_probe(commands)
-    _add_data(commands)
+    add_source(p, None)
+    add_use(functools.partial(_sub, commands))
+    add_data(functools.partial(_sub, commands))
     return out
 
 def parse(argv: list[str]) -> argparse.Namespace:

@@ -381,12 +381,11 @@ class Train(Config):
     probe: tuple[str, ...] = ()   # during pre-training, under 5% of the time: knn, linear, attentive, raw, retrieval; all but the last want labels
     probe_clips: int = 512    # that probes are fitted on; half as many are tested
     def check(self):
-        if self.batch < 1: raise ConfigError('Train.batch must be at least 1')
+        if self.batch < 1 or self.probe_clips < 2: raise ConfigError('Train.batch must be at least 1, Train.probe_clips at least 2')
         for name in self.log_to:
             if name not in ('tensorboard', 'wandb', 'trackio'): raise ConfigError(f'Train.log_to {name!r}: {nearest(name, ["tensorboard", "wandb", "trackio"])}')
         for name in self.probe:
             if name not in ('knn', 'linear', 'attentive', 'raw', 'retrieval'): raise ConfigError(f'Train.probe {name!r}: {nearest(name, ["knn", "linear", "attentive", "raw", "retrieval"])}')
-        if self.probe_clips < 2: raise ConfigError('Train.probe_clips must be at least 2, usually some hundred')
 
 # %% ../nbs/00_config.ipynb #b1204bdd
 class Run(Config):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HDF5_RATE', 'EPIC', 'EPIC_CLASSES', 'hdf5_sound', 'Kitchen', 'epic_rows', 'epic']
 
-# %% ../../nbs/data/09_epic.ipynb #ccd8d61b
+# %% ../../nbs/data/09_epic.ipynb #b7846dd3
 import dataclasses
 from pathlib import Path
 import numpy as np, soxr
@@ -15,7 +15,7 @@ from .labels import Labels
 from .listed import Index, Listed, open_listed
 from .media import Clip, MediaError, Request
 from .sources import Files, data_folder, source, view_start
-from .tables import clock, number, read_table
+from .tables import clock_time, number, read_table
 from .youtube import label_files, unlabelled
 
 # %% ../../nbs/data/09_epic.ipynb #ae1bfedd
@@ -60,7 +60,7 @@ class Kitchen(Files):
         flags = ('no_sound',) if wave is None else ('silent',) if np.abs(wave).max() < 1e-5 else ()
         return dataclasses.replace(clip, audio=wave, flags=clip.flags + flags)
 
-# %% ../../nbs/data/09_epic.ipynb #59375632
+# %% ../../nbs/data/09_epic.ipynb #f74a6fe0
 EPIC = ('narration_id', 'participant_id', 'video_id', 'narration_timestamp', 'start_timestamp', 'stop_timestamp', 'start_frame', 'stop_frame', 'narration',
         'verb', 'verb_class', 'noun', 'noun_class', 'all_nouns', 'all_noun_classes')   # columns
 EPIC_CLASSES = {'verb': 97, 'noun': 300}
@@ -83,7 +83,7 @@ def epic_rows(path, heads: dict[str, list[str]], split: str = '') -> list[Listed
     rows = []
     for r in read_table(path, EPIC, ('video_id', 'start_timestamp', 'stop_timestamp', 'verb_class', 'noun_class')):
         where = f'{path}, line {r["line"]}'
-        begin, end = (clock(r[c], c, where) for c in ('start_timestamp', 'stop_timestamp'))
+        begin, end = (clock_time(r[c], c, where) for c in ('start_timestamp', 'stop_timestamp'))
         rows.append(Listed((r['video_id'],), tuple(_class(r, f'{h}_class', names, where) for h, names in heads.items()), split, begin, end, str(path), r['line'], r['video_id']))
     return rows
 

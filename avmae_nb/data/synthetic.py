@@ -4,17 +4,16 @@
 
 # %% auto #0
 __all__ = ['MOTIONS', 'MATERIALS', 'WORLDS', 'CLASSES', 'BACKGROUND', 'DURATION', 'HUES', 'HINT', 'JITTER', 'PEGS', 'LEAD',
-           'LIGHT', 'SLACK', 'MODES', 'LOUD', 'CLIPS', 'EVENTS', 'Body', 'Room', 'Scene', 'scene', 'Track', 'track',
-           'place', 'backdrop', 'render_video', 'Modes', 'pitch', 'ring', 'render_audio', 'truth', 'window_labels',
-           'Synthetic', 'open_synthetic']
+           'LIGHT', 'SLACK', 'MODES', 'LOUD', 'CLIPS', 'Body', 'Room', 'Scene', 'scene', 'Track', 'track', 'place',
+           'backdrop', 'render_video', 'Modes', 'pitch', 'ring', 'render_audio', 'truth', 'Synthetic', 'open_synthetic']
 
-# %% ../../nbs/data/02_synthetic.ipynb #7701da26
+# %% ../../nbs/data/02_synthetic.ipynb #a80fe03d
 import functools, zlib
 from dataclasses import dataclass, replace
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, UInt8
 from ..config import ConfigError, Data, nearest
-from .labels import Labels
+from .labels import Labels, in_window
 from .media import Clip, Request
 from .sources import Source, fingerprint, source
 
@@ -349,18 +348,8 @@ def truth(scene: Scene, start: float, times: Float[np.ndarray, "frames"], second
     labels = None if scene.seen is None else np.where(np.array(scene.seen) & np.array(scene.heard), scene.label, BACKGROUND)
     return dict(label=scene.label, motion=scene.sounder.motion, material=scene.sounder.material, start=start, times=times, bodies=out, labels=labels)
 
-# %% ../../nbs/data/02_synthetic.ipynb #2d6178c6
+# %% ../../nbs/data/02_synthetic.ipynb #842be80c
 CLIPS = {'train': 4096, 'eval': 512}   # clips a split, unless `Data.clips` says otherwise
-
-EVENTS = Labels('seconds', {'event': [*CLASSES, 'background']}, int(DURATION))
-
-def window_labels(scene: Scene, start: float, seconds: float) -> int | Int[np.ndarray, "seconds"]:
-    "The label of a window; of `events` one for each of its seconds, that of the middle, and -1 past the end of the window or of the recording"
-    if scene.seen is None: return scene.label
-    middle = np.arange(EVENTS.seconds) + 0.5
-    at = (start + middle).astype(int)
-    both = (np.array(scene.seen) & np.array(scene.heard))[np.minimum(at, EVENTS.seconds - 1)]
-    return np.where((middle < seconds) & (at < EVENTS.seconds), np.where(both, scene.label, BACKGROUND), -1).astype(np.int32)
 
 class Synthetic(Source):
     "The synthetic world as a source of clips"
@@ -369,8 +358,7 @@ class Synthetic(Source):
         self.seed, self.split, self.world, self.count = data.seed, split, data.world, data.clips or CLIPS.get(split, CLIPS['train'])
     def __len__(self): return self.count
     def scene(self, i: int) -> Scene: return scene(self.seed, self.split, i, self.world)
-    @property
-    def labels(self): return EVENTS if self.world == 'events' else super().labels
+    labels = property(lambda self: Labels('seconds', {'event': [*CLASSES, 'background']}, int(DURATION)) if self.world == 'events' else Labels('single', {'class': list(CLASSES)}))
     def name(self, i): return f'synthetic/{self.world}/{self.split}/{self.seed}/{i}'
     def label(self, i): return self.scene(i).label
     def duration(self, i): return DURATION
@@ -379,9 +367,9 @@ class Synthetic(Source):
         s, start = self.scene(i), max(0.0, (DURATION - request.longest) / 2) if start is None else float(start)
         video = render_video(s, start + request.times, request.short_side or 64) if request.frames else None
         audio = render_audio(s, start, request.seconds, request.rate) if request.seconds else None
-        return Clip(video, audio, self.name(i), window_labels(s, start, request.longest), truth(s, start, request.times, request.longest), (), start, DURATION)
+        facts = truth(s, start, request.times, request.longest)
+        label = s.label if s.seen is None else in_window(facts['labels'], start, request.longest)
+        return Clip(video, audio, self.name(i), label, facts, (), start, DURATION)
 
 @source('synthetic')
-def open_synthetic(data: Data, split: str) -> Synthetic:
-    "The synthetic world of `data.world`"
-    return Synthetic(data, split)
+def open_synthetic(data: Data, split: str) -> Synthetic: return Synthetic(data, split)

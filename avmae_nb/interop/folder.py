@@ -41,7 +41,7 @@ def model_card(model: nnx.Module, inputs: dict | None = None, facts: dict | None
     lines += ['## Use', '', '```python', 'from avmae_nb.interop.folder import load', "model = load('this folder').model", '```', '']
     return '\n'.join(lines)
 
-# %% ../../nbs/interop/04_folder.ipynb #8c4bc4a1
+# %% ../../nbs/interop/04_folder.ipynb #d4f51d6f
 @dataclass
 class Stored:
     "What a folder holds"
@@ -55,7 +55,7 @@ def save(model: nnx.Module, path, inputs: dict | None = None, facts: dict | None
     path.mkdir(parents=True, exist_ok=True)
     values = {'format': 1, 'kind': _kind(model), 'model': model.config.to_dict(), 'modalities': {m: v.to_dict() for m, v in model.modalities.items()},
               'inputs': {m: v.to_dict() for m, v in (inputs or {}).items()}}
-    if isinstance(model, EncoderClassifier): values['classes'] = list(model.classes)
+    if isinstance(model, EncoderClassifier): values |= {'classes': list(model.classes), 'seconds': model.seconds}
     (path/'config.yaml').write_text('# a model of avmae_nb: avmae_nb.interop.folder.load reads this folder\n' + yaml.safe_dump(values, sort_keys=False))
     (path/'README.md').write_text(model_card(model, inputs, facts))
     save_file({k: np.ascontiguousarray(x) for k, x in parameters(model).items()}, path/'model.safetensors')
@@ -89,7 +89,7 @@ def load(path) -> Stored:
         make = config.from_dict(values['model'])
         inputs = {m: (Audio if 'logmel' in v else Video).from_dict(v) for m, v in (values.get('inputs') or {}).items()}
     except (ConfigError, KeyError, TypeError, AttributeError) as e: raise WeightsError(f'{path}/config.yaml: {e}') from None
-    model = blank(lambda: cls(make, mods, *more, nnx.Rngs(0)))
+    model = blank(lambda: cls(make, mods, *more, nnx.Rngs(0), *((values.get('seconds'),) if more else ())))
     own = parameters(model)
     wrong = sorted(set(own) ^ set(weights)) or [k for k in own if own[k].shape != weights[k].shape]
     if wrong: raise WeightsError(f'{path}: weights do not fit config.yaml, {len(wrong)} parameters differ, e.g. {wrong[0]}')

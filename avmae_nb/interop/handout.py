@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['is_run', 'open_model', 'run_facts', 'hand_out', 'upload']
 
-# %% ../../nbs/interop/05_handout.ipynb #ad88085d
+# %% ../../nbs/interop/05_handout.ipynb #0a00dc68
 import json
 from pathlib import Path
 from ..config import ConfigError, Pretrain
@@ -13,8 +13,9 @@ from .folder import Stored, load, save
 from .released import Loaded, WeightsError, load_released
 from ..train.callbacks import read_log
 from ..train.checkpoint import Checkpoints, RunError, saved_steps
+from ..train.finetune import load_any, run_kind
 
-# %% ../../nbs/interop/05_handout.ipynb #6946a386
+# %% ../../nbs/interop/05_handout.ipynb #2daf6634
 def is_run(path) -> bool:
     "Whether a folder is a run: it has checkpoints beside its configuration"
     return (Path(path)/'checkpoints').is_dir() and (Path(path)/'config.yaml').exists()
@@ -23,25 +24,26 @@ def open_model(path, which: str | int = 'latest') -> Stored | Loaded:
     "`.model` and `.inputs` from a run folder (`which`: 'latest', 'best' or a step), from a folder that `save` wrote, or from a released checkpoint file"
     path = Path(path).expanduser()
     if is_run(path):
-        from avmae_nb.train.pretrain import load as load_run
-        model, config = load_run(path, which)
+        model, config = load_any(path, which)
         return Stored(model, config.inputs)
     if path.is_file(): return load_released(path)
     if not path.exists(): raise WeightsError(f'no file or folder {path}: give a run folder, a folder written by `avmae export`, or a checkpoint file')
     if (path/'checkpoint').is_file(): return load_released(path/'checkpoint')   # as the authors' folders are laid out
     return load(path)
 
-# %% ../../nbs/interop/05_handout.ipynb #733178bf
+# %% ../../nbs/interop/05_handout.ipynb #423e5e07
 def run_facts(run, which: str | int = 'latest') -> dict[str, str]:
     "What a run folder says about its training, for the model card"
     run, step = Path(run), which
-    config, rows = Pretrain.load(run/'config.yaml'), read_log(run)
+    config, rows = run_kind(run).load(run/'config.yaml'), read_log(run)
     if not isinstance(which, int): step = Checkpoints(run).best if which == 'best' else max(saved_steps(run), default=None)
     if step is None: raise RunError(f'{run} has no checkpoint: nothing to hand on')
     steps = [r for r in rows if 'loss' in r and r['step'] <= step]
     held_out = next((r for r in reversed(rows) if 'eval/loss' in r and r['step'] <= step), {})
-    facts = {'Data': config.data.source + (f', {config.data.world} world, seed {config.data.seed}' if config.data.source == 'synthetic' else '') + f', split {config.data.split}; no labels were used',
-             'Steps': f'{step} of batch {config.train.batch}, seed {config.train.seed}', 'Masks': ', '.join(f'{m} {k.kind} {k.ratio}' for m, k in config.masks.items()), 'Objective': config.model.objective}
+    facts = {'Data': config.data.source + (f', {config.data.world} world, seed {config.data.seed}' if config.data.source == 'synthetic' else '') + f', split {config.data.split}' + ('; no labels were used' if isinstance(config, Pretrain) else f'; {config.labels} labels'),
+             'Steps': f'{step} of batch {config.train.batch}, seed {config.train.seed}'}
+    if isinstance(config, Pretrain): facts |= {'Masks': ', '.join(f'{m} {k.kind} {k.ratio}' for m, k in config.masks.items()), 'Objective': config.model.objective}
+    else: facts['Started from'] = Path(config.init).name
     if steps: facts['Loss in training'] = f'{steps[-1]["loss"]:.4f} at step {steps[-1]["step"]}'
     if held_out: facts['Loss on held-out clips'] = ', '.join(f'{k.removeprefix("eval/")} {v:.4f}' for k, v in held_out.items() if k.startswith('eval/loss')) + f' at step {held_out["step"]}'
     if (run/'versions.json').exists(): facts['Libraries'] = ', '.join(f'{k} {v}' for k, v in json.loads((run/'versions.json').read_text()).items() if k not in ('platform', 'device'))

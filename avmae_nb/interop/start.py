@@ -5,21 +5,20 @@
 # %% auto #0
 __all__ = ['mismatches', 'check_fit', 'read_pretrained', 'start_from']
 
-# %% ../../nbs/interop/08_start.ipynb #8f825b1a
+# %% ../../nbs/interop/08_start.ipynb #7e73263e
 from pathlib import Path
 from flax import nnx
 from ..config import ConfigError, Pretrain
-from .folder import load as load_folder
+from .handout import is_run, open_model
 from .init import init_from_autoencoder
 from .names import WeightReport
-from .released import load_released
 from .vit import init_from_vit
 from ..model.mae import AVMAE
 from ..tasks import Finetune
 from ..train.finetune import run_kind
 from ..train.pretrain import load
 
-# %% ../../nbs/interop/08_start.ipynb #0a5dd649
+# %% ../../nbs/interop/08_start.ipynb #3434df37
 def mismatches(config: Finetune, pretrained: Pretrain) -> list[str]:
     "What of a fine-tuning run does not fit a pre-training run, as `option: here, there`"
     fitted, out = config.fitted(pretrained), []
@@ -42,12 +41,11 @@ def read_pretrained(name: str, config: Finetune) -> AVMAE:
     path, _, which = name.partition('@')
     path = Path(path).expanduser()
     if not path.exists(): raise ConfigError(f"init={name!r}: there is no such file or folder; give a run folder, a released checkpoint, a .npz or .safetensors file, or 'scratch'")
-    if (path/'model.safetensors').exists(): model = load_folder(path).model
-    elif path.is_dir() and (path/'config.yaml').exists():
+    if is_run(path):
         if run_kind(path) is not Pretrain: raise ConfigError(f'init={name!r} is a fine-tuning run: give the pre-training run that it came from')
         model, pretrained = load(path, (int(which) if which.isdigit() else which) if which else 'latest')
         check_fit(config, pretrained, name)
-    else: model = load_released(path).model
+    else: model = open_model(path).model
     if not isinstance(model, AVMAE): raise ConfigError(f'init={name!r} holds a {type(model).__name__}, not a pre-trained autoencoder')
     return model
 

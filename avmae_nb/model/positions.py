@@ -45,9 +45,11 @@ class Fixed(nnx.Module):
     def __call__(self, grid: tuple[int, ...]) -> Float[Array, "tokens width"]: return jnp.asarray(self.code(grid, self.width))
 
 class Sinusoidal(Fixed):
+    "The one-dimensional code of the paper"
     def __init__(self, grid, width, rngs): super().__init__(sinusoidal, grid, width, rngs)
 
 class Sinusoidal3D(Fixed):
+    "The code of time, width and height"
     def __init__(self, grid, width, rngs): super().__init__(sinusoidal_3d, grid, width, rngs)
 
 class Learned(nnx.Module):

@@ -85,6 +85,7 @@ class Attention(nnx.Module):
         return self.out(out.reshape(*out.shape[:2], -1))
 
 class MLP(nnx.Module):
+    "Two linear layers with a tanh-approximated GELU between them (METHOD section 6)"
     def __init__(self, width: int, hidden: int, dtype, rngs: nnx.Rngs):
         self.up = nnx.Linear(width, hidden, dtype=dtype, kernel_init=xavier, bias_init=small, rngs=rngs)
         self.down = nnx.Linear(hidden, width, dtype=dtype, kernel_init=xavier, bias_init=small, rngs=rngs)

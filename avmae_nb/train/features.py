@@ -29,7 +29,11 @@ def views_of(modalities: Iterable[str]) -> dict[str, tuple[str, ...]]:
     names = tuple(modalities)
     return {'+'.join(v): v for v in dict.fromkeys([*((m,) for m in names), names])}
 
-# %% ../../nbs/train/13_features.ipynb #48d64d5f
+# %% ../../nbs/train/13_features.ipynb #a70b49f0
+def _each(f, values: dict) -> dict:
+    "`f` of every array by view and modality, in their order (jax.tree.map would sort them)"
+    return {v: {m: f(x) for m, x in by.items()} for v, by in values.items()}
+
 @dataclass(frozen=True)
 class Features:
     "What a frozen encoder makes of the clips of a split, in the source's order"
@@ -70,12 +74,12 @@ class Features:
     def pooled(self) -> 'Features':
         "Token features as their means"
         if self.what != 'tokens': return self
-        return dataclasses.replace(self, values=jax.tree.map(lambda x: x.mean(1), self.values), what='pooled')
+        return dataclasses.replace(self, values=_each(lambda x: x.mean(1), self.values), what='pooled')
 
     def rows(self, keep) -> 'Features':
         "The same for some of the clips: indices, or a boolean for each"
         cut = lambda x: x[np.asarray(keep)]
-        return dataclasses.replace(self, values=jax.tree.map(cut, self.values), present=jax.tree.map(cut, self.present), index=cut(self.index), labels=None if self.labels is None else cut(self.labels))
+        return dataclasses.replace(self, values=_each(cut, self.values), present={m: cut(x) for m, x in self.present.items()}, index=cut(self.index), labels=None if self.labels is None else cut(self.labels))
 
     def usable(self, view: str, with_label: bool = True) -> Bool[np.ndarray, "clips"]:
         "Clips that have every modality of the view, and a label"
@@ -142,7 +146,7 @@ def _collect(batches: Iterable[dict], compute, modalities) -> tuple[dict, dict, 
     values, present, index, labels = jax.tree.map(lambda *x: np.concatenate(x), *(p[0] for p in parts))
     return values, present, index, labels if parts[0][2] else None, sum(p[1] for p in parts)
 
-# %% ../../nbs/train/13_features.ipynb #ff9a38b1
+# %% ../../nbs/train/13_features.ipynb #20d410bd
 def clip_batches(source: Source, config: Run,
                  clips: int | None = None,   # how many, spread evenly; None: all
                  batch: int | None = None,   # clips at a time; None: that of training, at most 32 a device: all tokens are visible here
@@ -176,7 +180,7 @@ def _present_classes(labels: Int[np.ndarray, "clips seconds"], classes: int) -> 
 def _with_labels(found: tuple, source, what: str) -> Features:
     "Features with the labels and class names of the source; a class for each second counts as several classes a clip"
     (values, present, index, labels, unreadable), source = found, _origin(source)
-    named = isinstance(source, Source) and (getattr(source, 'labels', None) is not None or source.classes)
+    named = isinstance(source, Source) and source.labels is not None
     kind = label_kind(source) if named else None
     heads, kind = (kind.heads, kind.kind) if kind else ({}, 'single' if labels is None or labels.ndim == 1 else 'multi')
     if kind == 'seconds' and labels is not None: labels, kind = _present_classes(labels, len(next(iter(heads.values())))), 'multi'

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ERROR', 'STARTER', 'targets_of', 'mixable', 'Classification', 'build_classifier', 'log_loss', 'EvalScores',
-           'initialise', 'finetune', 'run_kind', 'load_finetuned']
+           'initialise', 'finetune', 'run_kind', 'load_finetuned', 'load_any']
 
-# %% ../../nbs/train/10_finetune.ipynb #0490596a
+# %% ../../nbs/train/10_finetune.ipynb #5e0bc381
 import contextlib, importlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +14,7 @@ from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np, yaml
 from flax import nnx
 from jaxtyping import Array, Float
-from ..config import ConfigError
+from ..config import ConfigError, Run
 from ..data.augment import VARY, mix, mixup_weights
 from ..data.loader import Report, eval_batches
 from ..data.sources import Source, open_source
@@ -25,7 +25,7 @@ from ..tasks import Finetune
 from .checkpoint import CheckpointError, Checkpoints, saved_steps
 from .learner import Learner, Term
 from .predictions import Predictions, Tally, check_labels, clip_logits, on_all_hosts
-from .pretrain import Parts, clip_weights, read_run, shorten, start, trained, whole_batches
+from .pretrain import Parts, clip_weights, load, read_run, shorten, start, trained, whole_batches
 from .scores import measures
 
 # %% ../../nbs/train/10_finetune.ipynb #d4f11168
@@ -160,3 +160,8 @@ def load_finetuned(run: str | Path,
     if (Path(run)/'config.yaml').exists() and run_kind(run) is not Finetune: raise CheckpointError(f'{run} is a pre-training run: fine-tune it first, finetune(Finetune(init={str(run)!r}, ...)), or load it with load()')
     config = read_run(run, Finetune)
     return trained(build_classifier(config), config, Checkpoints(run, metric=ERROR), which, ema), config
+
+# %% ../../nbs/train/10_finetune.ipynb #3957bbf4
+def load_any(run: str | Path, which: str | int = 'latest', ema: bool | None = None) -> tuple[nnx.Module, Run]:
+    "Model and configuration of a run folder of either kind"
+    return (load_finetuned if run_kind(run) is Finetune else load)(run, which, ema)

@@ -91,7 +91,7 @@ def probe_model(model: AVMAE, train, test, config: Pretrain,   # train, test: so
     found = retrieval(tested['pooled'], fitted['pooled']) if 'retrieval' in kinds else None
     return ProbeReport(tables, found, _notes((train, test), (fitted['pooled'].index, tested['pooled'].index)))
 
-# %% ../../nbs/train/16_probing.ipynb #ad562439
+# %% ../../nbs/train/16_probing.ipynb #f197a9d9
 COMPILING = 5.0   # seconds that the first probe is expected to take beyond encoding its clips
 
 class ProbeCallback:
@@ -124,7 +124,7 @@ class ProbeCallback:
         "Seconds that the next probe is expected to take"
         if self.cost is not None: return self.cost
         speed = max(learner.steps_done - self.first, 1) * learner.batch_size / max(time.perf_counter() - self.began, 1e-9)
-        return sum(map(len, self.sets)) / speed + COMPILING
+        return sum(map(len, self.sets)) / speed / 2 + COMPILING   # no backward pass and no decoder
 
     def affordable(self, learner) -> bool:
         "Whether one more probe keeps to the share; the first host decides for all"
@@ -158,7 +158,8 @@ class Thirds(Source):
     def __init__(self, source: Source, kept: bool):
         self.source, self.index = source, [i for i in range(len(source)) if (i % 3 == 2) == kept]
         self.classes, self.notes = source.classes, source.notes
-        if getattr(source, 'labels', None) is not None: self.labels = source.labels
+    @property
+    def labels(self): return self.source.labels
     def __len__(self): return len(self.index)
     def name(self, i): return self.source.name(self.index[i])
     def label(self, i): return self.source.label(self.index[i])

@@ -44,15 +44,15 @@ def confused_rows(p: Predictions, count: int = 4, head: str | None = None) -> In
     best = np.sort(p.of(one_head(p, head))[0], 1)[:, -2:]
     return np.argsort(best[:, -1] - best[:, 0], kind='stable')[:count]
 
-# %% ../../nbs/view/12_answers.ipynb #2c0f626d
+# %% ../../nbs/view/12_answers.ipynb #59bfbdb6
 def read_clips(source: Source, config: Run, index: Sequence[int]) -> dict[str, np.ndarray]:
     "A batch of chosen clips, the middle window of each; what a clip lacks is flagged, not replaced"
-    decode = Decode(source, config.replace(**{'data.missing': 'mask'}), len(source), False)
+    decode = Decode(source, config.replace(**{'data.missing': 'mask'}), len(source), source.labels is not None)
     return EvalBatches(decode, tuple(int(i) for i in index), len(index), (0, 1))[0]
 
 def shorter(text: str, most: int = 24) -> str:
     "A name that fits; the end of a path tells more than its beginning"
-    text = str(text).replace('\n', ' ')
+    text = ' '.join(str(text).split())
     if len(text) > most: text = text.rsplit('/', 1)[-1]
     return text if len(text) <= most else text[:most - 1] + '…'
 

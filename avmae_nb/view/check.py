@@ -12,7 +12,7 @@ import jax, jax.numpy as jnp, numpy as np
 from .. import devices
 from ..config import Pretrain
 from ..model.flops import step_flops
-from ..train.callbacks import clock
+from ..train.callbacks import duration_text
 from ..train.learner import Learner
 from .batch import draw_masks, hidden_grids, show_batch
 from .panel import COLOURS, Panel, Panels, new_figure, style, table
@@ -85,7 +85,7 @@ def cost_table(learner: Learner, times: dict, loading: float, batch: dict) -> Pa
             ('compiling', f'{times["compile"]:.1f} s' if times['compile'] > 0.05 else 'done before'),
             ('a step', f'{times["step"] * 1e3:.0f} ms, {config.train.batch / times["step"]:.3g} clips/s' + (f', MFU {100 * flops / times["step"] / peak / jax.device_count():.0f}%' if peak else '')),
             ('loading a batch', f'{loading * 1e3:.0f} ms, {config.train.batch / loading:.3g} clips/s with {config.data.workers} workers' + (' (slower than the step)' if loading > times['step'] else '')),
-            ('to finish', f'{left:,} steps, about {clock(left * pace + times["compile"])} ({"h:min:s" if left * pace + times["compile"] >= 3600 else "min:s"})'),
+            ('to finish', f'{left:,} steps, about {duration_text(left * pace + times["compile"])} ({"h:min:s" if left * pace + times["compile"] >= 3600 else "min:s"})'),
             ('weights and optimiser', f'{bytes_text(size_of(s.params))} weights, {bytes_text(size_of((s.opt_state, s.ema)))} optimiser, all {bytes_text(size_of(s))}'),
             ('a batch', f'{bytes_text(size_of(batch))} from host to device'),
             ('device memory at its peak', bytes_text(times['peak']) if times['peak'] else 'this device does not say')]

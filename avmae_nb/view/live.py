@@ -15,7 +15,7 @@ from ..config import Pretrain
 from ..model.flops import step_flops
 from ..model.mae import Reconstruction
 from ..model.patching import preprocess
-from ..train.callbacks import clock
+from ..train.callbacks import duration_text
 from .batch import real_clips
 from .figure import as_bytes, decibels, time_axis
 from .panel import COLOURS, data_uri, table_html, table_text, webp_bytes
@@ -104,7 +104,7 @@ def status_line(s: Status) -> str:
     if s.rate:
         parts += [f'{s.rate:.3g} steps/s', f'{s.rate * s.batch:,.3g} clips/s']
         if s.flops and s.peak: parts.append(f'MFU {100 * s.flops * s.rate / s.peak:.0f}%')
-        if s.step < s.steps: parts.append(f'{clock((s.steps - s.step) / s.rate)} left')
+        if s.step < s.steps: parts.append(f'{duration_text((s.steps - s.step) / s.rate)} left')
     return ' · '.join(parts + ([s.word] if s.word else []))
 
 def _loss_line(s: Status) -> str:

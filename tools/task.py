@@ -64,6 +64,11 @@ def step(title, command, env):
     if done.returncode: sys.exit(f'\n{title}: failed')
     print(f'{title}: ok, {time.time() - started:.0f} s', flush=True)
 
+def rooms():
+    "nbdev_test's options by room: a room at a time, since its worker processes keep all that their notebooks compiled, 6 GB each for all rooms"
+    folders = sorted(p for p in (ROOT / 'nbs').iterdir() if p.is_dir() and p.name[0] not in '._' and any(p.glob('*.ipynb')))
+    return {'start and terminal': ['--path', 'nbs', '--skip_folder_re', '.'], **{f.name: ['--path', f'nbs/{f.name}'] for f in folders}}
+
 def test(args):
     "The same as the continuous integration; the last line printed is pytest's"
     floor, apart = '--floor' in args, '--apart' in args
@@ -72,7 +77,7 @@ def test(args):
     bin = install('dev', ROOT / name, floor)
     if not rest:
         step('notebooks clean, package and README in step with them', [bin / 'python', 'tools/drift.py'], environment(bin))
-        step('notebooks run', [bin / 'nbdev_test', '--n_workers', '2', '--timing'], environment(bin, threads=1))
+        for room, path in rooms().items(): step(f'notebooks run: {room}', [bin / 'nbdev_test', '--n_workers', '2', '--timing', *path], environment(bin, threads=1))
     print('\n== pytest', flush=True)
     sys.exit(subprocess.run([bin / 'python', '-m', 'pytest', '-q', *(rest or ['tests'])], cwd=ROOT, env=environment(bin), stdin=subprocess.DEVNULL).returncode)
 

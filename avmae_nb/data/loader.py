@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TRIES', 'ORDER', 'WORKER_ENVIRONMENT', 'LoaderError', 'crop', 'scaled_crop', 'spectrogram', 'stored', 'example',
-           'Report', 'Decode', 'Batches', 'class_groups', 'Loader', 'eval_indices', 'EvalBatches', 'eval_batches',
-           'logmel_statistics']
+           'Report', 'Decode', 'Batches', 'class_groups', 'HostRows', 'Loader', 'eval_indices', 'EvalBatches',
+           'eval_batches', 'logmel_statistics']
 
 # %% ../../nbs/data/04_loader.ipynb #de35bf46
 import atexit, json, multiprocessing.util, os, queue, signal, sys, threading, weakref
@@ -13,6 +13,7 @@ from collections import Counter
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 from ..config import Audio, ConfigError, LogMel, Pretrain, Video
@@ -283,6 +284,18 @@ def _local_batch(config: Pretrain, world: int) -> int:
     if config.train.batch % world: raise ConfigError(f'Train.batch={config.train.batch} is not divisible by {world} hosts')
     return config.train.batch // world
 
+@dataclass(frozen=True)
+class HostRows:
+    "One host's part of a stream: of each global batch the rows from `rank * batch` on, so that the hosts' parts side by side are the batch of one process"
+    stream: Any
+    rank: int
+    world: int
+    batch: int   # of this host
+    def __len__(self): return len(self.stream) // (self.world * self.batch) * self.batch
+    def __getitem__(self, i: int):
+        step, row = divmod(i, self.batch)
+        return self.stream[(step * self.world + self.rank) * self.batch + row]
+
 class Loader:
     "Endless, reshuffled, resumable training batches of a source"
     def __init__(self, source: Source, config: Pretrain,
@@ -304,7 +317,8 @@ class Loader:
         import grain
         stream = grain.MapDataset.range(self.clips).seed(self.config.train.seed).shuffle().repeat(2**40 // self.clips)   # endless, and its length fits an index
         stream = stream.random_map(Decode(self.source, self.config, self.clips, self.labelled, self.fixed, self.groups))
-        return stream[self.rank::self.world].batch(self.batch, batch_fn=_collate)[start_step:]
+        mine = stream if self.world == 1 else grain.MapDataset.source(HostRows(stream, self.rank, self.world, self.batch))
+        return mine.batch(self.batch, batch_fn=_collate)[start_step:]
     def batch_at(self, step: int) -> dict[str, np.ndarray]:
         "One batch by its step, computed here and now"
         out = self.dataset(step)[0]
@@ -353,7 +367,7 @@ def eval_batches(source: Source, config: Pretrain,
     import grain
     (rank, world), indices = _shard(shard), eval_indices(source, clips)
     batch, total = _local_batch(config, world), -(-max(len(indices), 1) // config.train.batch) * config.train.batch
-    mine = np.append(indices, np.full(total - len(indices), -1))[rank::world]
+    mine = np.append(indices, np.full(total - len(indices), -1)).reshape(-1, world, batch)[:, rank].ravel()
     labelled = source.labels is not None or (len(source) > 0 and source.label(0) is not None)
     made = EvalBatches(Decode(source, config, len(source), labelled), tuple(mine.tolist()), batch, view)
     return Batches(lambda: _read(grain.MapDataset.source(made), config.data.workers), Report() if report is None else report, config.data.prefetch)

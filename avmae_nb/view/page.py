@@ -12,8 +12,8 @@ from pathlib import Path
 import html
 import numpy as np
 from ..config import ConfigError
-from .explore import Hide, sound_of
-from .panel import data_uri, small_png
+from .explore import SOUNDS, Hide, ViewState, sound_of
+from .panel import data_uri, opus_bytes, small_png, wav_bytes
 from .viewer import Viewer, answer_part, clip_part, page_files, json_safe, reply, started
 
 # %% ../../nbs/view/15_page.ipynb #2012aa50
@@ -88,23 +88,41 @@ def _stored(content: dict, arrays: dict, quality: int = 80) -> dict:
     pack = lambda k, a: _picture(a, quality) if image(k) else dict(data=base64.b64encode(np.ascontiguousarray(a).tobytes()).decode())
     return dict(content=content, arrays=[dict(name=k, dtype=str(a.dtype), shape=list(a.shape), **pack(k, a)) for k, a in arrays.items()])
 
-def _answers(viewer: Viewer, ratios: dict) -> dict:
-    "Answers for every combination of ratios, and of each modality withheld"
+def _cells(viewer: Viewer, ratios: dict) -> dict[str, ViewState]:
+    "A state for every combination of ratios, and of each modality withheld"
     modalities = viewer.explorer.config.modalities
     choices = {m: [*range(len(ratios[m])), *(['drop'] if len(modalities) > 1 else [])] for m in modalities}
     state = lambda key: viewer.state.replace(other=False, compare='', hide={m: Hide(drop=True) if k == 'drop' else viewer.state.hide[m].replace(ratio=ratios[m][k], painted='', drop=False) for m, k in zip(modalities, key)})
-    return {'/'.join(map(str, key)): _stored(*answer_part(viewer.explorer.ask(state(key)))) for key in itertools.product(*choices.values())}
+    return {'/'.join(map(str, key)): state(key) for key in itertools.product(*choices.values())}
+
+def _compressed(wave: np.ndarray, rate: int, bitrate: int) -> dict:
+    "A sound as Opus"
+    try: data = opus_bytes(wave, rate, bitrate)
+    except Exception: data = wav_bytes(wave, rate)   # an FFmpeg without libopus: a larger file
+    return dict(rate=rate, data=base64.b64encode(data).decode())
+
+def _sounds(viewer: Viewer, cells: dict, budget: int = 250_000) -> dict:   # bytes for all but the original
+    "The original, and for each cell what is masked, reconstructed and pasted, with as many bits as the file has room for"
+    explorer, config = viewer.explorer, viewer.explorer.config
+    at = next((i for i, m in enumerate(config.modalities) if hasattr(config.inputs[m], 'logmel')), None)
+    if at is None: return {}
+    named = {f'masked/{key.split("/")[at]}': ('masked', s) for key, s in cells.items()}   # the same whatever is hidden of the other
+    named |= {f'{which}/{key}': (which, s) for key, s in cells.items() for which in SOUNDS[2:]}
+    found = {k: sound_of(explorer, s, which) for k, (which, s) in named.items()} | {'original': sound_of(explorer, viewer.state, 'original')}
+    found = {k: v for k, v in found.items() if v is not None}
+    seconds = sum(len(wave) / rate for wave, rate in found.values())
+    bitrate = int(np.clip(8 * budget / max(seconds, 1), 6000, 24000))
+    return {k: _compressed(*v, 32000 if k == 'original' else bitrate) for k, v in found.items()}
 
 def save_html(viewer: Viewer, path, ratios=(0.25, 0.5, 0.75, 0.9, 0.95)) -> Path:
-    "The clip that the viewer shows as one HTML file: sliders over `ratios` for each modality, withholding, frames, sound"
+    "The clip that the viewer shows as one HTML file: sliders over `ratios` for each modality, withholding, frames, the viewer's sounds"
     path, explorer, state = Path(path), viewer.explorer, viewer.state
     if path.suffix not in ('.html', '.htm'): raise ConfigError(f'save_html({path.name!r}): the name must end in .html; pictures are written by viewer.save')
     ratios = {m: sorted({float(r) for r in ratios} | ({round(state.hide[m].ratio, 4)} if not state.hide[m].drop else set())) for m in explorer.config.modalities}
     content, arrays = started(explorer, state.replace(other=False, compare='', hide={m: h.replace(ratio=h.ratio if not h.drop else ratios[m][0], painted='') for m, h in state.hide.items()}))
-    sound = sound_of(explorer, state, 'original')
-    content['can'] |= dict(kernel=False, paint=False, attention=False, other=False, clips=1, models=content['can']['models'][:1], sounds=['original'] if sound else [], save=['png'], ratios=ratios)
-    table = dict(start=_stored(content, arrays), clip=_stored(*_clip(explorer, state.clip), 90), answers=_answers(viewer, ratios), ratios=ratios)
-    if sound: table['sound'] = _stored(dict(which='original', rate=sound[1]), {'wave': (np.clip(sound[0], -1, 1) * 32767).astype(np.int16)})
+    cells = _cells(viewer, ratios); sounds = _sounds(viewer, cells)
+    content['can'] |= dict(kernel=False, paint=False, attention=False, other=False, clips=1, models=content['can']['models'][:1], sounds=[s for s in SOUNDS if any(k.split('/')[0] == s for k in sounds)], save=['png'], ratios=ratios)
+    table = dict(start=_stored(content, arrays), clip=_stored(*_clip(explorer, state.clip), 90), answers={k: _stored(*answer_part(explorer.ask(s))) for k, s in cells.items()}, ratios=ratios, sounds=sounds)
     panel = viewer.static()
     fallback = f'<noscript><img alt="{html.escape(panel.alt)}" src="{data_uri(small_png(panel.png), "image/png")}" style="max-width:100%"></noscript>'
     path.parent.mkdir(parents=True, exist_ok=True)

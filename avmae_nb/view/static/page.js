@@ -32,7 +32,17 @@ async function pixels(uri, channels) {   // of a picture inside the file
 export class Stored extends Stand {
   constructor(table) { super(); this.table = table }
   key(state) { return Object.keys(this.table.ratios).map(m => { const h = state.hide[m]; return h.drop ? 'drop' : this.table.ratios[m].indexOf(h.ratio) }).join('/') }
+  async sound(ask) {
+    const told = { id: ask.id, page: ask.page, kind: 'sound', which: ask.which, arrays: [] }, key = this.key(ask.state), at = this.table.start.content.modalities.findIndex(m => m.grid.length === 2)
+    const found = this.table.sounds[ask.which === 'original' ? 'original' : `${ask.which}/${ask.which === 'masked' ? key.split('/')[at] : key}`]
+    if (!found) return this.tell({ ...told, note: `no sound to play: this clip's ${ask.which} has none, or it is not finite` }, [])
+    let heard
+    try { heard = await new OfflineAudioContext(1, 1, found.rate).decodeAudioData(base64(found.data).buffer) } catch (e) { return this.tell({ ...told, note: 'no sound: this browser cannot decode Opus in WebM' }, []) }
+    const wave = Int16Array.from(heard.getChannelData(0), v => 32767 * Math.max(-1, Math.min(1, v)))
+    this.tell({ ...told, rate: found.rate, arrays: [{ name: 'wave', dtype: 'int16', shape: [wave.length] }] }, [wave.buffer])
+  }
   async send(ask) {
+    if (ask.ask === 'sound') return this.sound(ask)
     const found = ask.ask === 'answer' ? this.table.answers[this.key(ask.state)] : this.table[ask.ask]
     if (!found) return this.tell({ id: ask.id, page: ask.page, kind: ask.ask, error: 'this file holds no answer to that' }, [])
     const parts = ask.ask === 'answer' && ask.have < 0 ? [found, this.table.clip] : [found]

@@ -158,6 +158,7 @@ class Viewer {
   constructor(model, el) {
     Object.assign(this, { model, el, id: ++instances, asked: 0, flying: 0, waiting: false, undone: [], done: [], sounds: {}, waits: {}, rows: new Set(ROWS), pictures: {} })
     this.root = make('section', { className: 'avmae', 'aria-label': 'Reconstruction viewer' }); el.append(this.root)
+    this.root.addEventListener('focusin', e => e.target.matches('input, select, textarea, canvas') && e.target.setAttribute('data-lm-suppress-shortcuts', 'true'))   // Jupyter takes arrow keys before they come here, unless the element with the focus says no
     this.root.addEventListener('keydown', e => this.key(e))
     this.status = make('p', { className: 'avmae-status', role: 'status', 'aria-live': 'polite', text: 'waiting for the kernel' })
     this.root.append(this.status)

@@ -6,7 +6,7 @@
 __all__ = ['COLUMNS', 'examples', 'read_text', 'number', 'clock_time', 'lasts', 'inside', 'read_table', 'read_labels']
 
 # %% ../../nbs/data/02_tables.ipynb #013629b3
-import csv, io, math, ntpath, posixpath
+import csv, io, math, ntpath, posixpath, re
 from pathlib import Path
 from ..config import ConfigError
 
@@ -100,7 +100,7 @@ def _cell(kind, column, text, where):
     "A cell as what its column holds"
     text = (text or '').strip()
     if kind in ('begin', 'end'): return number(text, column, where) if text else None
-    if kind == 'labels': return tuple(sorted({t.strip() for t in text.split('|') if t.strip()}))
+    if kind == 'labels': return tuple(sorted({t.strip() for t in re.split('[|;]', text) if t.strip()}))
     return inside(text, where) if kind == 'file' else text
 
 def _labelled_row(row, columns, where):

@@ -8,8 +8,8 @@ __all__ = ['stats', 'prepare', 'add_source', 'add_data', 'inspect_source']
 # %% ../nbs/cli_data.ipynb #e52f82d7
 import os
 from pathlib import Path
-from .config import Data, preset
-from .tasks import FINETUNE_PRESETS, finetune_preset
+from .config import Data
+from .tasks import any_preset
 
 # %% ../nbs/cli_data.ipynb #0994d4bd
 def _given_data(args):
@@ -20,7 +20,7 @@ def stats(args):
     "Mean and deviation of the log-mel values of a source, as settings"
     from avmae_nb.data.loader import logmel_statistics
     from avmae_nb.data.sources import open_source
-    c = (finetune_preset if args.preset in FINETUNE_PRESETS else preset)(args.preset).replace(data=_given_data(args)).override(*args.settings)
+    c = any_preset(args.preset).replace(data=_given_data(args)).override(*args.settings)
     mean, std = logmel_statistics(open_source(c.data), c, args.clips)
     print(f'audio.logmel.mean={mean:.4f} audio.logmel.std={std:.4f}')
     if args.save: print(f'saved: {c.replace(**{"audio.logmel.mean": round(mean, 4), "audio.logmel.std": round(std, 4)}).save(args.save) or args.save}')

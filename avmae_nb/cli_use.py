@@ -55,7 +55,7 @@ def _add_probe(add):
     p.add_argument('--labels', metavar='CSV', help='a CSV with the columns file and label, or the word folders')
     p.add_argument('--kinds', default='knn,linear,raw,retrieval', help='some of knn,linear,attentive,raw,retrieval (default: %(default)s)')
     p.add_argument('--clips', type=int, default=1024, help='clips to fit on; half as many are tested (default: 1024)')
-    p.add_argument('--which', default='latest', type=lambda w: int(w) if w.isdigit() else w, help='latest, best, or a step of the run')
+    p.add_argument('--which', default='latest', type=_which, help='latest, best, or a step of the run')
     p.add_argument('settings', nargs='*', metavar='name=value', help='e.g. data.world=hard')
 
 # %% ../nbs/cli_use.ipynb #cffefd67

@@ -5,10 +5,10 @@ usage: python bench/crossmodal.py [--seeds 3] [--clips 512] [--out bench/crossmo
 Each modality is hidden as a whole from a part of the clips in training, so that only the other one can tell what was there, and the decoder
 is a joint one (a decoder that is shared or separate sees nothing of the other modality where a whole one is hidden).
 Errors are those of held-out clips of which one modality is hidden as a whole: with the other one there, withheld too, and swapped for another clip's."""
-import argparse, json, statistics, time
+import argparse, json, time
 from pathlib import Path
 import jax
-from scipy.stats import t as student
+from seeds import interval
 from avmae_nb.config import Mask, preset
 from avmae_nb.data.loader import eval_batches
 from avmae_nb.data.sources import open_source
@@ -17,11 +17,6 @@ from avmae_nb.train.pretrain import pretrain
 
 SETTINGS = ('model.decoder=early', 'video.size=32', 'video.short_side=32', 'video.tubelet=[2, 16, 16]', 'video.mask.ratio=0.5', 'video.mask.drop=0.3', 'video.weight=0.5',
             'audio.mask.ratio=0.75', 'audio.mask.drop=0.5', 'audio.weight=0.5', 'train.steps=2000')
-
-def interval(values):
-    "Mean and half of the 95% t interval"
-    half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float('nan')
-    return statistics.mean(values), half
 
 def one_seed(config, clips: int) -> tuple:
     "Train, then the error on masks as in training, and by modality its errors where it is hidden as a whole"

@@ -5,10 +5,10 @@ usage: python bench/finetune_table.py [--seeds 3] [--runs runs/finetune_table] [
 Each stage is a run folder under --runs: one that is finished is not trained again, one that was interrupted goes on. A stage's held-out scores are kept in its scores.json.
 For each seed: a pre-training of the preset `tiny` on the world `hard`; on `hard` classifiers of both modalities from it and from scratch, of sound alone and of picture alone; the one of both also without sound
 and without picture; on `events` a label for each second by both, by sound, by picture. Settings name=value go to every fine-tuning run. --fast: a few steps of everything, to see that it runs."""
-import argparse, json, statistics, time
+import argparse, json, time
 from pathlib import Path
 import jax
-from scipy.stats import t as student
+from seeds import interval
 from avmae_nb.config import preset
 from avmae_nb.data.sources import open_source
 from avmae_nb.devices import compilation_cache
@@ -23,11 +23,6 @@ ROWS = [('hard, top-1: pre-trained, both', 'hard AV', 'AV', 'top-1'), ('hard, to
         ('hard, top-1: picture alone', 'hard V', 'V', 'top-1'), ('hard, top-1: both trained, sound given', 'hard AV', 'A', 'top-1'), ('hard, top-1: both trained, picture given', 'hard AV', 'V', 'top-1'),
         ('events, seconds right: both', 'events AV', 'AV', 'accuracy'), ('events, seconds right: sound alone', 'events A', 'A', 'accuracy'), ('events, seconds right: picture alone', 'events V', 'V', 'accuracy')]
 GAPS = [('pre-trained - scratch', 0, 1), ('both - sound (hard)', 0, 2), ('both - picture (hard)', 0, 3), ('both - sound (events)', 6, 7), ('both - picture (events)', 6, 8)]
-
-def interval(values):
-    "Mean and half of the 95% t interval"
-    half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float('nan')
-    return statistics.mean(values), half
 
 def pretraining(args, seed):
     "Configuration of the autoencoder"

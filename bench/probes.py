@@ -6,20 +6,15 @@ options: --kinds knn,linear,attentive,raw,retrieval   --clips 2048   --world eas
 
 Probes are fitted on `--clips` training clips and scored on half as many held-out ones; each modality is encoded alone, `video+audio` together.
 `--untrained` adds the same encoder with its initial weights: what random features give. Intervals are over seeds (95%, t)."""
-import argparse, json, statistics, time
+import argparse, json, time
 from pathlib import Path
 import jax
-from scipy.stats import t as student
+from seeds import interval
 from avmae_nb.config import preset
 from avmae_nb.data.sources import open_source
 from avmae_nb.train.features import FixedClips
 from avmae_nb.train.pretrain import build_model, load, pretrain
 from avmae_nb.train.probing import probe_model
-
-def interval(values):
-    "Mean and half of the 95% t interval"
-    half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float('nan')
-    return statistics.mean(values), half
 
 def trained(folder: Path, seeds: int, settings) -> list[Path]:
     "Run folders of as many seeds, trained to the end"

@@ -4,6 +4,7 @@ import jax, numpy as np, pytest
 from flax import nnx
 from avmae_nb.config import ConfigError, Data, Model
 from avmae_nb.data.sources import open_source
+from avmae_nb.interop.handout import hand_out, open_model
 from avmae_nb.train.callbacks import read_log
 from avmae_nb.train.checkpoint import read_metric, saved_steps
 from avmae_nb.train.finetune import ERROR, Classification, build_classifier, finetune, load_finetuned
@@ -58,6 +59,15 @@ def test_run_folder(tuned):
     kept = {s: read_metric(tuned/'whole/checkpoints'/str(s), ERROR) for s in saved_steps(tuned/'whole')}
     assert min(kept.values()) == pytest.approx(min(errors.values())) and all(kept[s] == pytest.approx(errors[s]) for s in kept if s in errors)
     load_finetuned(tuned/'whole', 'best')
+
+def test_the_card_of_the_best_checkpoint_is_of_its_step(tuned):
+    "Best by error, as the weights are, not by the loss of pre-training"
+    errors = {s: read_metric(tuned/'whole/checkpoints'/str(s), ERROR) for s in saved_steps(tuned/'whole')}
+    step = min((s for s in errors if np.isfinite(errors[s])), key=errors.get)
+    folder = hand_out(tuned/'whole', tuned/'given', 'best')
+    assert f'Steps: {step} of batch' in (folder/'README.md').read_text()
+    want, got = (jax.tree.leaves(nnx.state(m, nnx.Param)) for m in (load_finetuned(tuned/'whole', step)[0], open_model(folder).model))
+    for x, y in zip(want, got): np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
 
 def test_changed_options_are_refused(tuned):
     with pytest.raises(ConfigError, match='augment.smoothing: 0.1 in the run, 0.2 now'): finetune(toy_tuning(init=str(tuned/'pre'), **{'augment.smoothing': 0.2}), tuned/'whole')

@@ -13,7 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 import av, numpy as np
 from ..config import ConfigError
-from .container import MediaError, Reader
+from .container import SOUND_EXTENSIONS, MediaError, Reader
 from .sources import list_folder
 
 # %% ../../nbs/data/12_prepare.ipynb #5d18aa4a
@@ -96,7 +96,7 @@ def _targets(root, files):
     new, taken = {}, {}
     for f in files:
         stem, suffix = os.path.splitext(f)
-        new[f] = stem + ('.m4a' if suffix.lower() in ('.wav', '.flac', '.mp3', '.m4a', '.aac', '.ogg', '.oga', '.opus', '.wma', '.aif', '.aiff', '.mka') else '.mp4')
+        new[f] = stem + ('.m4a' if suffix.lower() in SOUND_EXTENSIONS else '.mp4')
         other = taken.setdefault(new[f], f)
         if other != f: raise ConfigError(f'{root}: {other} and {f} would both become {new[f]}; rename one')
     return new

@@ -18,6 +18,7 @@ from ..config import Audio, Pretrain, Video
 from ..data.loader import example
 from ..data.media import MediaError, Request, probe, read_clip
 from ..data.sources import list_folder
+from .export import handed
 from .handout import open_model
 from ..model.mae import AVMAE
 from ..model.masking import all_hidden, all_visible
@@ -123,7 +124,7 @@ def _encode(model, arrays, present, what):
         blank = {m: jnp.zeros((n, *v.shape, v.channels)) for m, v in model.modalities.items()}
         masks = {m: all_visible(n, v.tokens) if m in present else all_hidden(n, v.tokens) for m, v in model.modalities.items()}
         encoded = {m: t for m, t in model.encode({**blank, **x}, masks).items() if m in present}
-    return {m: (t.mean(1) if what == 'pooled' else t).astype(jnp.float32) for m, t in encoded.items()}
+    return handed(encoded, what)
 
 def _embed_group(model, present: tuple, group: list, inputs: dict, batch: int, what: str) -> list[Embedding]:
     "One batch, filled up to its full size, through the encoder"

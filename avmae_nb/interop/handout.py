@@ -12,8 +12,8 @@ from ..config import ConfigError, Pretrain
 from .folder import Stored, load, save
 from .released import Loaded, WeightsError, load_released
 from ..train.callbacks import read_log
-from ..train.checkpoint import Checkpoints, RunError, saved_steps
-from ..train.finetune import load_any, run_kind
+from ..train.checkpoint import RunError, saved_steps
+from ..train.finetune import load_any, run_checkpoints, run_kind
 
 # %% ../../nbs/interop/05_handout.ipynb #2daf6634
 def is_run(path) -> bool:
@@ -36,7 +36,7 @@ def run_facts(run, which: str | int = 'latest') -> dict[str, str]:
     "What a run folder says about its training, for the model card"
     run, step = Path(run), which
     config, rows = run_kind(run).load(run/'config.yaml'), read_log(run)
-    if not isinstance(which, int): step = Checkpoints(run).best if which == 'best' else max(saved_steps(run), default=None)
+    if not isinstance(which, int): step = run_checkpoints(run).best if which == 'best' else max(saved_steps(run), default=None)
     if step is None: raise RunError(f'{run} has no checkpoint: nothing to hand on')
     steps = [r for r in rows if 'loss' in r and r['step'] <= step]
     held_out = next((r for r in reversed(rows) if 'eval/loss' in r and r['step'] <= step), {})

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ERROR', 'STARTER', 'targets_of', 'mixable', 'Classification', 'build_classifier', 'log_loss', 'EvalScores',
-           'initialise', 'finetune', 'run_kind', 'load_finetuned', 'load_any']
+           'initialise', 'finetune', 'run_kind', 'run_checkpoints', 'load_finetuned', 'load_any']
 
 # %% ../../nbs/train/10_finetune.ipynb #5e0bc381
 import contextlib, importlib
@@ -22,7 +22,7 @@ from ..model.heads import EncoderClassifier, head_losses
 from ..model.mbt import MBT, drop_patterns
 from ..model.patching import preprocess
 from ..tasks import Finetune
-from .checkpoint import CheckpointError, Checkpoints, saved_steps
+from .checkpoint import METRIC, CheckpointError, Checkpoints, saved_steps
 from .learner import Learner, Term
 from .predictions import Predictions, Tally, check_labels, clip_logits, on_all_hosts
 from .pretrain import Parts, clip_weights, load, read_run, shorten, start, trained, whole_batches
@@ -153,13 +153,17 @@ def run_kind(run: str | Path) -> type:
         if isinstance(values, dict) and 'classifier' in values: return Finetune
     return Pretrain
 
+def run_checkpoints(run: str | Path) -> Checkpoints:
+    "The checkpoints of a run folder of either kind, which know by what metric one is the best"
+    return Checkpoints(run, metric=ERROR if run_kind(run) is Finetune else METRIC)
+
 def load_finetuned(run: str | Path,
                    which: str | int = 'latest',   # 'latest', 'best' (lowest eval/error) or a step
                    ema: bool | None = None) -> tuple[nnx.Module, Finetune]:   # None: averaged weights where the run has them
     "The classifier of a fine-tuning run with its trained weights, and its configuration"
     if (Path(run)/'config.yaml').exists() and run_kind(run) is not Finetune: raise CheckpointError(f'{run} is a pre-training run: fine-tune it first, finetune(Finetune(init={str(run)!r}, ...)), or load it with load()')
     config = read_run(run, Finetune)
-    return trained(build_classifier(config), config, Checkpoints(run, metric=ERROR), which, ema), config
+    return trained(build_classifier(config), config, run_checkpoints(run), which, ema), config
 
 # %% ../../nbs/train/10_finetune.ipynb #3957bbf4
 def load_any(run: str | Path, which: str | int = 'latest', ema: bool | None = None) -> tuple[nnx.Module, Run]:

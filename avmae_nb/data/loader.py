@@ -4,15 +4,13 @@
 
 # %% auto #0
 __all__ = ['TRIES', 'ORDER', 'WORKER_ENVIRONMENT', 'LoaderError', 'crop', 'scaled_crop', 'spectrogram', 'stored', 'example',
-           'Report', 'Decode', 'Batches', 'class_groups', 'HostRows', 'Loader', 'eval_indices', 'EvalBatches',
-           'eval_batches', 'logmel_statistics']
+           'Decode', 'Batches', 'class_groups', 'HostRows', 'Loader', 'eval_indices', 'EvalBatches', 'eval_batches',
+           'logmel_statistics', 'Report']
 
-# %% ../../nbs/data/04_loader.ipynb #de35bf46
+# %% ../../nbs/data/04_loader.ipynb #9468bb9b
 import atexit, json, multiprocessing.util, os, queue, signal, sys, threading, weakref
-from collections import Counter
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -20,9 +18,12 @@ from ..config import Audio, ConfigError, LogMel, Pretrain, Video
 from .labels import Labels
 from .logmel import logmel, normalise, statistics
 from .media import Clip, MediaError, Request
+from .report import Report
 from .sources import Source
 
-# %% ../../nbs/data/04_loader.ipynb #ef82bc9a
+# %% ../../nbs/data/04_loader.ipynb #5b3f2318
+_all_ = ['Report']   # who loads clips is told what was wrong with them
+
 class LoaderError(RuntimeError):
     "Loading cannot go on; the message names the clip and what to do"
 
@@ -61,34 +62,6 @@ def example(clip: Clip, config: Pretrain, rng: np.random.Generator | None = None
     if config.audio and clip.audio is not None: out['audio'] = spectrogram(clip.audio, config.audio.logmel)
     elif config.audio and clip.melspec is not None: out['audio'] = stored(clip, config.audio)
     return out
-
-# %% ../../nbs/data/04_loader.ipynb #8d19a1b3
-class Report:
-    "Counts and lists clips that were substituted or flagged; with a `path`, each is one line of JSON there"
-    def __init__(self, path: str | Path | None = None):
-        self.path, self.counts, self.clips = Path(path) if path else None, Counter(), {}
-        if self.path and self.path.exists():   # a resumed run does not list a clip twice
-            for line in self.path.read_text().splitlines():
-                try: note = json.loads(line)
-                except json.JSONDecodeError: continue   # cut off by a kill
-                self.clips[note['name'], note['problem']] = note
-    def add(self, notes: list[dict]):
-        "Take notes of the form `{'index', 'name', 'problem', 'message'}`"
-        fresh = []
-        for note in notes:
-            self.counts[note['problem']] += 1
-            if (note['name'], note['problem']) in self.clips: continue
-            self.clips[note['name'], note['problem']] = note
-            fresh.append(note)
-        if self.path and fresh:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open('a') as f: f.writelines(json.dumps(n, ensure_ascii=False) + '\n' for n in fresh)
-    def __len__(self): return len(self.clips)
-    def __str__(self):
-        kinds = Counter(problem for _, problem in self.clips)
-        head = ', '.join(f'{n} {problem} ({self.counts[problem]} times)' for problem, n in kinds.items()) or 'no bad clips'
-        return '\n'.join([head, *(f'  {n["name"]}: {n["problem"]}: {n["message"]}' for n in list(self.clips.values())[:10])])
-    __repr__ = __str__
 
 # %% ../../nbs/data/04_loader.ipynb #aa4d7c4b
 TRIES = 20   # clips in a row that may be unusable

@@ -12,7 +12,8 @@ from ..config import ConfigError
 from ..train.predictions import Predictions
 from ..train.retrieval import wilson
 from ..train.scores import _answers, calibration, confusion, main_score, per_class
-from .answers import one_head, shorter
+from .answers import one_head
+from .figure import shorter
 from .panel import COLOURS, Panel, new_figure, style, table_html, table_text
 
 # %% ../../nbs/view/13_classes.ipynb #32299e80

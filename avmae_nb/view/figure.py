@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MASK_FACE', 'MASK_LINES', 'as_bytes', 'decibels', 'mel_bin', 'TimeAxis', 'time_axis', 'draw_hidden', 'strip_boxes',
-           'draw_strip', 'draw_spectrogram', 'draw_leaders', 'Row', 'Page', 'row_limits', 'draw_page']
+           'draw_strip', 'draw_spectrogram', 'draw_leaders', 'Row', 'Page', 'row_limits', 'shorter', 'draw_page']
 
 # %% ../../nbs/view/01_figure.ipynb #d42fe610
 import math
@@ -139,6 +139,16 @@ def _draw_row(ax, row, clip, config, axis, limits):
     ax.set_xlim(0, axis.seconds)
 
 # %% ../../nbs/view/01_figure.ipynb #b82bb967
+def shorter(text: str, most: int = 24) -> str:
+    "A name that fits; the end of a path tells more than its beginning"
+    text = ' '.join(str(text).split())
+    if len(text) > most: text = text.rsplit('/', 1)[-1]
+    return text if len(text) <= most else text[:most - 1] + '…'
+
+def _room(page: Page, remark: str) -> int:
+    "Characters of a bold title beside a remark on the right, by the mean width of both fonts"
+    return max(12, int((page.width - 0.056 * len(remark)) / 0.078))
+
 def draw_page(rows: list[Row], config: Pretrain, titles: list[tuple[str, str]], page: Page = Page()):
     "A figure of clips in blocks; `titles` holds a bold title and a remark on the right for each clip"
     axis = time_axis(config.modalities, page.shown); clips = len(rows[0].values); columns = min(page.columns, clips)
@@ -149,7 +159,7 @@ def draw_page(rows: list[Row], config: Pretrain, titles: list[tuple[str, str]], 
         fig = new_figure(width, height, page.dpi)
         for clip in range(clips):
             x, y = page.left + clip % columns * (page.width + page.gap), height - clip // columns * block
-            fig.text(x / width, (y - page.title + 0.06) / height, titles[clip][0], weight='bold', va='bottom', parse_math=False)
+            fig.text(x / width, (y - page.title + 0.06) / height, shorter(titles[clip][0], _room(page, titles[clip][1])), weight='bold', va='bottom', parse_math=False)
             fig.text((x + page.width) / width, (y - page.title + 0.06) / height, titles[clip][1], color='0.35', size=7, va='bottom', ha='right', parse_math=False)
             _draw_block(fig, clip, (x, y - page.title, clip % columns == 0), heights, (config, axis, limits, page))
     return fig

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Int
 from ..config import ConfigError, Run
 from ..train.predictions import Predictions
-from .answers import _clip_rows, _players, read_clips, shorter
-from .figure import Page, _draw_block, _heights, row_limits, time_axis
+from .answers import _clip_rows, _players, read_clips
+from .figure import Page, _draw_block, _heights, row_limits, shorter, time_axis
 from .panel import COLOURS, Panel, new_figure, style, table_html, table_text
 
 # %% ../../nbs/view/14_localisation.ipynb #9c3880b1

@@ -127,7 +127,7 @@ def test_really_full_file_system(tmp_path):
     try:
         fill = Fill()
         learner = pretrain(toy_config(), disk/'run', callbacks=[fill])
-        with pytest.raises((CheckpointError, OSError)) as error: learner.fit()
+        with pytest.raises((CheckpointError, RunError)) as error: learner.fit()
         assert 'pace left' in str(error.value)
         assert saved_steps(disk/'run') == [4]
         (disk/'filler').unlink()

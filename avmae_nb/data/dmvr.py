@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['MEL_FRAMES', 'MEL_BINS', 'Records', 'dmvr']
 
-# %% ../../nbs/data/11_dmvr.ipynb #b0492c4b
+# %% ../../nbs/data/11_dmvr.ipynb #b403477b
 import io, os, re
 import numpy as np
 from ..config import ConfigError, Data
+from .container import MAX_PIXELS
 from .labels import Labels
 from .listed import EVAL_SPLITS
 from .media import Clip, MediaError, Request
@@ -16,7 +17,7 @@ from .sources import Source, data_folder, fingerprint, hold_out, source, spread,
 from .tables import examples
 from .tfrecord import _entries, feature, fields, read_record, record_places, sequence_example
 
-# %% ../../nbs/data/11_dmvr.ipynb #ad1c2707
+# %% ../../nbs/data/11_dmvr.ipynb #7a2f6e61
 MEL_FRAMES, MEL_BINS = 100, 128   # a second, and of a frame
 
 def _context(path, place):
@@ -48,6 +49,7 @@ def _labels_of(found):
 
 class Records(Source):
     "Clips out of TFRecord files; `places` are (file, offset, length)"
+    native = True   # JPEG
     def __init__(self, root, places, own, labels: Labels | None, notes: tuple[str, ...] = ()):
         self.root, self.places, self.own, self._labels, self.notes, self._last = str(root), places, own, labels, tuple(notes), None
         if labels and labels.kind == 'single': self.classes = labels.heads['class']
@@ -92,8 +94,11 @@ class Records(Source):
     def frame(self, i: int, k: int, short_side: int | None):
         "One picture"
         from PIL import Image
-        try: picture = Image.open(io.BytesIO(self.record(i)['image/encoded'][max(k, 0)][0])).convert('RGB')
-        except (OSError, IndexError) as e: raise MediaError(f'{self.name(i)}: frame {k} is not a readable JPEG: {e}') from None
+        try:
+            picture = Image.open(io.BytesIO(self.record(i)['image/encoded'][max(k, 0)][0]), formats=('JPEG',))   # of the dozens that Pillow knows
+            if picture.width * picture.height > MAX_PIXELS: raise OSError(f'{picture.width}x{picture.height} is more than the {MAX_PIXELS:,} pixels that are decoded')
+            picture = picture.convert('RGB')
+        except (OSError, IndexError, ValueError, SyntaxError, Image.DecompressionBombError) as e: raise MediaError(f'{self.name(i)}: frame {k} is not a readable JPEG: {e}') from None
         scale = short_side / min(picture.size) if short_side else 1.0
         return np.asarray(picture.resize([max(1, round(s * scale)) for s in picture.size], Image.Resampling.BILINEAR) if scale != 1 else picture)
 

@@ -111,7 +111,7 @@ def picture(self: Reader, times: Float[np.ndarray, "frames"], short_side: int | 
         last = frame
     return np.stack(out)[back]
 
-# %% ../../nbs/data/00_media.ipynb #70150807
+# %% ../../nbs/data/00_media.ipynb #f336798c
 PREROLL = 0.5             # seconds decoded before the sound that is wanted; codecs need 0.15
 
 def _mono(frame) -> Float[np.ndarray, "samples"]:
@@ -142,7 +142,9 @@ def sound(self: Reader, lo: int, hi: int, rate: int, whole: bool = True) -> Floa
     line, seconds = None, hi / rate - base + 0.1
     for at, frame in self.frames('audio', base - PREROLL if base else 0.0):
         if at - base > seconds: break
-        if line is None: line = _Line(seconds, frame.sample_rate)
+        if line is None:
+            self.check_sound(frame.sample_rate, len(frame.layout.channels))   # which need not be what the file says
+            line = _Line(seconds, frame.sample_rate)
         line.put(at - base, _resample(_mono(frame), frame.sample_rate, line.rate))
     if line is None: return np.zeros(hi - lo, np.float32)
     wave = np.clip(np.nan_to_num(line.wave), -1e6, 1e6)   # so that the spectrogram stays finite

@@ -5,21 +5,19 @@
 # %% auto #0
 __all__ = ['Report']
 
-# %% ../../nbs/data/03_report.ipynb #c485bdd6
+# %% ../../nbs/data/03_report.ipynb #69a49940
 import json
 from collections import Counter
 from pathlib import Path
+from ..files import mend_lines, read_lines
 
-# %% ../../nbs/data/03_report.ipynb #a55bf60d
+# %% ../../nbs/data/03_report.ipynb #a5d446c0
 class Report:
     "Counts and lists clips that were substituted or flagged; with a `path`, each is one line of JSON there"
     def __init__(self, path: str | Path | None = None):
         self.path, self.counts, self.clips = Path(path) if path else None, Counter(), {}
-        if self.path and self.path.exists():   # a resumed run does not list a clip twice
-            for line in self.path.read_text().splitlines():
-                try: note = json.loads(line)
-                except json.JSONDecodeError: continue   # cut off by a kill
-                self.clips[note['name'], note['problem']] = note
+        if self.path:   # a resumed run does not list a clip twice
+            self.clips = {(n['name'], n['problem']): n for n in read_lines(self.path) if {'name', 'problem', 'message'} <= set(n)}
     def add(self, notes: list[dict]):
         "Take notes of the form `{'index', 'name', 'problem', 'message'}`"
         fresh = []
@@ -30,10 +28,13 @@ class Report:
             fresh.append(note)
         if self.path and fresh:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open('a') as f: f.writelines(json.dumps(n, ensure_ascii=False) + '\n' for n in fresh)
+            mend_lines(self.path)
+            with self.path.open('a', encoding='utf-8', errors='backslashreplace') as f: f.writelines(   # names that are not UTF-8 become JSON's own \udc..
+                json.dumps(n, ensure_ascii=False) + '\n' for n in fresh)
     def __len__(self): return len(self.clips)
     def __str__(self):
         kinds = Counter(problem for _, problem in self.clips)
         head = ', '.join(f'{n} {problem} ({self.counts[problem]} times)' for problem, n in kinds.items()) or 'no bad clips'
-        return '\n'.join([head, *(f'  {n["name"]}: {n["problem"]}: {n["message"]}' for n in list(self.clips.values())[:10])])
+        lines = [head, *(f'  {n["name"]}: {n["problem"]}: {n["message"]}' for n in list(self.clips.values())[:10])]
+        return '\n'.join(lines).encode('utf-8', 'backslashreplace').decode()   # a name need not be UTF-8
     __repr__ = __str__

@@ -7,7 +7,7 @@ __all__ = ['SPLITS', 'SOURCES', 'BUILT_IN', 'HELD_OUT', 'TRIES', 'draw_start', '
            'open_source', 'Item', 'Files', 'list_folder', 'hold_out', 'check_decodable', 'spread', 'announced',
            'data_folder', 'clips_folder', 'clips']
 
-# %% ../../nbs/data/03_sources.ipynb #b7937e22
+# %% ../../nbs/data/03_sources.ipynb #4d49291c
 import collections, dataclasses, hashlib, importlib, os, unicodedata, warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +15,7 @@ import numpy as np
 from ..config import ConfigError, Data, nearest
 from .labels import Labels
 from .container import SOUND_EXTENSIONS, VIDEO_EXTENSIONS, MediaError, MediaInfo, probe
+from .guard import guarded
 from .media import Clip, Request, read_clip
 
 # %% ../../nbs/data/03_sources.ipynb #c9596762
@@ -28,10 +29,11 @@ def view_start(duration: float | None, request: Request, view: int = 0, views: i
     if views == 1: return max(0.0, ((duration or 0.0) - request.longest) / 2)
     return max(0.0, (duration or 0.0) - request.span) * view / (views - 1)
 
-# %% ../../nbs/data/03_sources.ipynb #1545cdd5
+# %% ../../nbs/data/03_sources.ipynb #c1c84596
 class Source:
     "A random-access sequence of clips. Subclasses give `__len__`, `name`, `load`, and, where they know them, `label`, `classes`, `duration`; they must pickle, since workers get a copy"
     classes: list[str] | None = None   # names of the labels
+    native = False   # whether decoders written in C read files that come from anywhere: then a process of its own does it
     @property
     def labels(self) -> Labels | None:
         "What kind of labels the clips have; None where there are none"
@@ -77,7 +79,7 @@ def open_source(data: Data, split: str | None = None) -> Source:
     if data.source not in SOURCES: raise ConfigError(f'no source {data.source!r}: {nearest(data.source, [*SOURCES, *(b for b in BUILT_IN if b not in SOURCES)])}; another one registers itself with @source({data.source!r})')
     return SOURCES[data.source](data, split)
 
-# %% ../../nbs/data/03_sources.ipynb #874f13f2
+# %% ../../nbs/data/03_sources.ipynb #40caeabd
 class Item(NamedTuple):
     "One clip: a file below the source's folder, or the seconds `begin` to `end` of it"
     file: str
@@ -87,6 +89,7 @@ class Item(NamedTuple):
 
 class Files(Source):
     "Clips that are files below `root`, or segments of them. `labels` says what kind their labels are; one class a clip needs only the names of the `classes`"
+    native = True
     missing: tuple[str, ...] = ()   # listed clips whose file is not there
     lines: tuple[str, ...] = ()     # of each item: label file and line
     def __init__(self, root, items: list[Item], classes: list[str] | None = None, notes: tuple[str, ...] = (), labels: Labels | None = None):
@@ -179,14 +182,14 @@ def hold_out(names: list[str], split: str) -> tuple[list[int], tuple[str, ...]]:
     limit = max(HELD_OUT, min(hashes) + 1e-12)   # at least one
     return [i for i, h in enumerate(hashes) if (h < limit) == (split == 'eval')], ()
 
-# %% ../../nbs/data/03_sources.ipynb #b206a41b
+# %% ../../nbs/data/03_sources.ipynb #9ff556fa
 TRIES = 1000              # files that are opened before a folder is given up
 
 def check_decodable(files: Files):
     "At least one clip can be decoded; stops at the first that can, so one file is opened as a rule"
     errors, order = [], np.random.default_rng(0).permutation(len(files))[:TRIES]
     for i in order:
-        try: return files.load(int(i), 0.0, Request(frames=1, short_side=16, seconds=0.05))
+        try: return guarded(files, 'load', int(i), 0.0, Request(frames=1, short_side=16, seconds=0.05))
         except MediaError as e: errors.append(str(e))
     raise ConfigError(f'{files.root}: none of {len(order)} files that were tried (of {len(files)}) can be decoded. ' + '; '.join(errors[:3]))
 

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['is_run', 'open_model', 'run_facts', 'hand_out', 'upload']
 
-# %% ../../nbs/interop/05_handout.ipynb #0a00dc68
+# %% ../../nbs/interop/05_handout.ipynb #1d8109a8
 import json
 from pathlib import Path
 from ..config import ConfigError, Pretrain
 from .folder import Stored, load, save
 from .released import Loaded, WeightsError, load_released
 from ..train.callbacks import read_log
-from ..train.checkpoint import RunError, saved_steps
+from ..train.checkpoint import RunError, read_config, saved_steps
 from ..train.finetune import load_any, run_checkpoints, run_kind
 
 # %% ../../nbs/interop/05_handout.ipynb #2daf6634
@@ -31,11 +31,11 @@ def open_model(path, which: str | int = 'latest') -> Stored | Loaded:
     if (path/'checkpoint').is_file(): return load_released(path/'checkpoint')   # as the authors' folders are laid out
     return load(path)
 
-# %% ../../nbs/interop/05_handout.ipynb #423e5e07
+# %% ../../nbs/interop/05_handout.ipynb #26d73d2f
 def run_facts(run, which: str | int = 'latest') -> dict[str, str]:
     "What a run folder says about its training, for the model card"
     run, step = Path(run), which
-    config, rows = run_kind(run).load(run/'config.yaml'), read_log(run)
+    config, rows = read_config(run, run_kind(run)), read_log(run)
     if not isinstance(which, int): step = run_checkpoints(run).best if which == 'best' else max(saved_steps(run), default=None)
     if step is None: raise RunError(f'{run} has no checkpoint: nothing to hand on')
     steps = [r for r in rows if 'loss' in r and r['step'] <= step]
@@ -46,7 +46,7 @@ def run_facts(run, which: str | int = 'latest') -> dict[str, str]:
     else: facts['Started from'] = Path(config.init).name
     if steps: facts['Loss in training'] = f'{steps[-1]["loss"]:.4f} at step {steps[-1]["step"]}'
     if held_out: facts['Loss on held-out clips'] = ', '.join(f'{k.removeprefix("eval/")} {v:.4f}' for k, v in held_out.items() if k.startswith('eval/loss')) + f' at step {held_out["step"]}'
-    if (run/'versions.json').exists(): facts['Libraries'] = ', '.join(f'{k} {v}' for k, v in json.loads((run/'versions.json').read_text()).items() if k not in ('platform', 'device'))
+    if (run/'versions.json').exists(): facts['Libraries'] = ', '.join(f'{k} {v}' for k, v in json.loads((run/'versions.json').read_text()).items() if k not in ('platform', 'device', 'devices', 'processes'))
     return facts
 
 def hand_out(run, path, which: str | int = 'latest') -> Path:

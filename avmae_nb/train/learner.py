@@ -7,7 +7,7 @@ __all__ = ['Weights', 'Term', 'as_terms', 'total_loss', 'means', 'add_terms', 'T
            'value_and_grad', 'moving_average', 'apply_update', 'make_update', 'Settings', 'Diverged', 'stop_signals',
            'Learner']
 
-# %% ../../nbs/train/02_learner.ipynb #64e3ad9c
+# %% ../../nbs/train/02_learner.ipynb #8b71e179
 import contextlib, itertools, signal, threading
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +19,7 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec as P
 from .. import devices
 from ..config import ConfigError
+from ..data.tables import examples
 from .checkpoint import Checkpoints, RunError, abstract_tree, run_lock
 from .optim import Optimizer, leaf_names
 
@@ -139,7 +140,7 @@ def make_update(weights: Weights, objective, optimizer: Optimizer, seed: int):
         return new, {**means(terms), 'loss': loss, 'gradient_norm': norm, 'learning_rate': optimizer.schedule(state.step), 'skipped': new.skipped, 'skipped_in_row': new.in_row}
     return update
 
-# %% ../../nbs/train/02_learner.ipynb #00aa7732
+# %% ../../nbs/train/02_learner.ipynb #c05af8e0
 @dataclass(frozen=True)
 class Settings:
     "What the loop needs beside model, objective, optimiser and data"
@@ -148,6 +149,7 @@ class Settings:
     fsdp: int = 1
     nan_limit: int = 10   # updates skipped in a row before the run stops
     devices: tuple | None = None   # None: all
+    debug: bool = False   # wait for each step, and keep its batch: a fault can be looked for where it happened
 
 class Diverged(RuntimeError):
     "Loss or gradients stayed non-finite; the message names the step and the last good checkpoint"
@@ -159,12 +161,13 @@ def stop_signals(learner):
     def handle(number, frame):
         if learner.stopped and number == signal.SIGINT: raise KeyboardInterrupt
         learner.stopped = signal.Signals(number).name
+        if hasattr(learner._batches, 'enough') and jax.process_count() == 1: learner._batches.enough = True   # it may wait for a clip that never comes
     before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
     try: yield
     finally:
         for s, h in before.items(): signal.signal(s, h if h is not None else signal.SIG_DFL)
 
-# %% ../../nbs/train/02_learner.ipynb #5470617f
+# %% ../../nbs/train/02_learner.ipynb #040c41a4
 class Learner:
     "Trains `model` on `objective`: `step(batch)`, `loop(steps)`, `fit()`"
     def __init__(self, model: nnx.Module, objective, optimizer: Optimizer,
@@ -175,7 +178,7 @@ class Learner:
         self.run = Path(settings.run) if settings.run is not None else None
         self.mesh = devices.mesh(settings.fsdp, settings.devices)
         self.history, self.last_metrics, self.stopped, self._pending = [], {}, None, None
-        self.last_saved, self.batch_size = None, 0
+        self.last_saved, self.batch_size, self.last_batch, self.last_clips, self._batches = None, 0, None, [], None
         self.reset(self.weights.initial)
 
     def reset(self, params: dict):
@@ -217,25 +220,33 @@ class Learner:
     def loop(self, steps: int):
         "`steps` updates on the loader's batches from the current position on, with callbacks"
         if self.loader is None: raise ConfigError('this Learner has no loader: give it one, or call step(batch)')
-        batches = iter(self.loader.batches(self.steps_done))
+        batches = self._batches = iter(self.loader.batches(self.steps_done))
         with contextlib.closing(batches) if hasattr(batches, 'close') else contextlib.nullcontext():
             for batch in itertools.islice(batches, max(0, steps)):
                 metrics = self.step(batch)
                 self.flush()   # of the step before: the device is busy with this one
-                self._pending = (self.steps_done, metrics)
+                self._pending = (self.steps_done, metrics, batch.get('index', ()) if isinstance(batch, dict) else ())
+                if self.settings.debug: self.last_batch = batch; self.flush()
                 self.call('at_step', self.steps_done)
                 if self._stop(): break
         self.flush()
 
-# %% ../../nbs/train/02_learner.ipynb #a2b7483d
+# %% ../../nbs/train/02_learner.ipynb #7bb193a7
 @patch
 def flush(self: Learner):
     "Hand the metrics of the last finished step to the callbacks"
     if self._pending is None: return
-    (step, metrics), self._pending = self._pending, None
+    (step, metrics, clips), self._pending = self._pending, None
+    self.last_clips = [int(i) for i in np.asarray(clips)]
     self.last_metrics = {k: float(v) for k, v in jax.device_get(metrics).items()}
     self.call('after_step', step, self.last_metrics)
     if self.last_metrics['skipped_in_row'] >= self.settings.nan_limit: self._diverged(step)
+
+@patch
+def clip_names(self: Learner) -> list[str]:
+    "The clips of the step whose metrics came last, by name where the source is known; on several hosts those of this one"
+    source = getattr(self, 'source', None)
+    return [source.name(i) if source is not None and i >= 0 else f'clip {i}' for i in self.last_clips]
 
 @patch
 def _stop(self: Learner) -> bool:
@@ -252,7 +263,8 @@ def _diverged(self: Learner, step):
     steps = Checkpoints(self.run).steps if self.run else []
     saved = f'last good checkpoint: step {steps[-1]} in {self.run}/checkpoints' if steps else 'no checkpoint was written yet'
     raise Diverged(f'loss or gradients were not finite in {n} steps in a row, up to step {step}; the weights are still those after step {step - n}. {saved}. '
-                   'Look for bad clips around that step, lower optim.base_learning_rate, set optim.clip_norm=1, or use model.dtype="float32"')
+                   f'The clips of step {step}: {examples(self.clip_names(), 8) or "not known"}' + (f'; those of all such steps are in {self.run}/faults.jsonl. ' if self.run else '. ')
+                   + 'Look at these clips, set train.debug=True to see in which layer it begins, lower optim.base_learning_rate, set optim.clip_norm=1, or use model.dtype="float32"')
 
 @patch
 def fit(self: Learner):
@@ -268,7 +280,8 @@ def fit(self: Learner):
         except Exception as error:
             with contextlib.suppress(Exception): self.flush()   # the step before the failure is in the log
             self._pending = None
-            self.call('on_error', error)
+            for c in self.callbacks:   # each has its chance, whatever happens to another
+                with contextlib.suppress(Exception): getattr(c, 'on_error', lambda *_: None)(self, error)
             raise
         self._finish()
     if self.stopped == 'SIGTERM': raise SystemExit(143)

@@ -7,7 +7,7 @@ __all__ = ['batch_masks', 'clip_weights', 'MaskedReconstruction', 'build_model',
            'shorten', 'every', 'Parts', 'check_batch', 'default_callbacks', 'start', 'take_up', 'pretrain', 'read_run',
            'trained', 'load']
 
-# %% ../../nbs/train/04_pretrain.ipynb #7eda47ad
+# %% ../../nbs/train/04_pretrain.ipynb #9190aa66
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -24,7 +24,8 @@ from ..model.mae import AVMAE
 from ..model.masking import Masking, make_masks
 from ..model.patching import preprocess
 from .callbacks import Checkpointing, Evaluate, Log, Progress, Writer
-from .checkpoint import METRIC, CheckpointError, Checkpoints, abstract_tree, open_run, read_meta, run_lock
+from .checkpoint import METRIC, CheckpointError, Checkpoints, abstract_tree, open_run, read_config, read_meta, run_lock
+from .faults import Faults
 from .learner import Learner, Settings, Term, Weights, add_terms, as_terms, means, total_loss
 from .optim import optimizer
 
@@ -111,7 +112,7 @@ def every(steps: int, wanted: int | None) -> int:
     "As configured, or ten times a run"
     return wanted if wanted else max(1, round(steps / 10))
 
-# %% ../../nbs/train/04_pretrain.ipynb #d89ff86f
+# %% ../../nbs/train/04_pretrain.ipynb #be0e799f
 class Parts(NamedTuple):
     "What one kind of training has of its own; all else is common"
     model: nnx.Module
@@ -128,7 +129,7 @@ def check_batch(config: Run, devs: list):
 
 def default_callbacks(config: Run, steps: int, parts: Parts, extra=()) -> list:
     "Log, text progress (unless a given callback shows it: `shows_progress`), the given ones, evaluation, trackers"
-    out = [Log(config.train.log_every)]
+    out = [Log(config.train.log_every), Faults(config.train.debug)]
     if not any(getattr(c, 'shows_progress', False) for c in extra): out.append(Progress())
     out += list(extra) + [Writer(name, config.train.log_every, config.to_dict()) for name in config.train.log_to]
     return out + ([Evaluate(parts.evaluate, every(steps, config.train.eval_every), parts.metric)] if parts.evaluate else [])
@@ -148,7 +149,7 @@ def start(config: Run,
     loader = Loader(source, config, limit=limit, report=Report(run/'bad_clips.jsonl' if run else None))
     steps = run_steps(config, loader.steps_per_epoch)
     learner = Learner(parts.model, parts.objective, optimizer(config.optim, config.learning_rate, steps, loader.steps_per_epoch), loader,
-                      default_callbacks(config, steps, parts, callbacks or ()), Settings(run, config.train.seed, config.train.fsdp, config.train.nan_limit, tuple(devs)))
+                      default_callbacks(config, steps, parts, callbacks or ()), Settings(run, config.train.seed, config.train.fsdp, config.train.nan_limit, tuple(devs), config.train.debug))
     learner.config, learner.source, learner.evaluate = config, source, parts.evaluate
     if run is not None: take_up(learner, parts.metric)
     return learner
@@ -177,12 +178,12 @@ def pretrain(config: Pretrain,
         return Parts(build_model(config), objective, EvalLoss(objective, open_source(config.data, 'eval'), config) if config.train.eval_clips else None)
     return start(config, run, make, [*(callbacks or ()), *probe_callbacks(config)], fast, limit)
 
-# %% ../../nbs/train/04_pretrain.ipynb #d4519fc3
+# %% ../../nbs/train/04_pretrain.ipynb #a6150122
 def read_run(run: str | Path, kind: type) -> Run:
     "The configuration of a run folder"
     run = Path(run)
     if not run.is_dir(): raise CheckpointError(f'there is no run folder {run}')
-    return kind.load(run/'config.yaml')
+    return read_config(run, kind)
 
 def trained(model: nnx.Module, config: Run, store: Checkpoints,
             which: str | int = 'latest', ema: bool | None = None) -> nnx.Module:

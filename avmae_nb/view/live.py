@@ -78,7 +78,7 @@ def curves_svg(curves: dict[str, list], steps: int, width: int = 400, height: in
     frame = f'<path d="M34 6V{height - 14}H{width - 6}" fill="none" stroke="#888"/><text x="30" y="14" text-anchor="end">{top:.2g}</text><text x="30" y="{height - 12}" text-anchor="end">0</text><text x="{width - 6}" y="{height - 2}" text-anchor="end">step {steps:,}</text>'
     return f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" font-size="11" style="background:#fff">{frame}{lines}</svg>'
 
-# %% ../../nbs/view/05_live.ipynb #5d8aad1c
+# %% ../../nbs/view/05_live.ipynb #27ace089
 class Status:
     "What the panel says"
     def __init__(self, steps: int = 1, batch: int = 1, epoch_steps: float | None = None, flops: float | None = None, peak: float | None = None):
@@ -89,7 +89,10 @@ class Status:
         "A finished step"
         self.step, self.metrics, self.word = step, metrics, ''
         self.recent.append((now, step))
-        for k in self.losses(metrics): self.curves.setdefault(k, []).append((step, metrics[k]))
+        for k in self.losses(metrics):
+            points = self.curves.setdefault(k, [])
+            points.append((step, metrics[k]))
+            if len(points) >= 4000: points[1:-1:2] = []   # a panel that is open for days does not grow; 120 points are drawn
     @staticmethod
     def losses(metrics): return sorted((k for k in metrics if k.startswith('loss/')), reverse=True) or ['loss']   # video before audio
     @property

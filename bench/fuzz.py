@@ -27,6 +27,12 @@ def remux(path, to, kinds=('video', 'audio'), seconds=3.0):
             p.stream = new[p.stream.index]
             out.mux(p)
 
+def contained(clip, to):
+    "As `remux`, where the container takes these codecs"
+    import av
+    try: remux(clip, to)
+    except av.FFmpegError: to.unlink(missing_ok=True)
+
 def originals(folder: Path) -> dict[str, bytes]:
     "The two real clips as they are and in other containers, sounds, and oddities"
     from avmae_nb.data.sources import clips_folder
@@ -34,7 +40,7 @@ def originals(folder: Path) -> dict[str, bytes]:
     import soundfile
     out = {}
     for clip in clips_folder().glob('*.mp4'):
-        for suffix in ('mp4', 'mkv', 'ts', 'mov', 'avi', 'flv'): remux(clip, folder / f'{clip.stem}.{suffix}')
+        for suffix in ('mp4', 'mkv', 'ts', 'mov', 'avi', 'flv'): contained(clip, folder / f'{clip.stem}.{suffix}')
         remux(clip, folder / f'{clip.stem}.m4a', ('audio',)); remux(clip, folder / f'{clip.stem}-mute.mp4', ('video',))
     frames, tone = np.random.default_rng(0).integers(0, 256, (25, 48, 64, 3), np.uint8), np.sin(np.arange(32000) / 6).astype(np.float32)
     write_clip(folder / 'noise.webm', frames, tone, codecs=('libvpx', 'libopus'), rate=16000)

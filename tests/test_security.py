@@ -93,13 +93,12 @@ class Tags(html.parser.HTMLParser):
         self.feed(text)
     def handle_starttag(self, tag, attrs):
         self.found.append(tag)
-        self.handlers += [k for k, v in attrs if k.startswith('on') or (v or '').strip().lower().startswith('javascript:')]
+        self.handlers += [(k, v) for k, v in attrs if k.startswith('on') or (v or '').strip().lower().startswith('javascript:') or (k, v) == ('src', 'x')]
 
 def inert(text: str, scripts: int = 0):
     "No tag or handler of the hostile name is one of the page"
     tags = Tags(text)
     assert tags.found.count('script') == scripts and not tags.handlers, (tags.found, tags.handlers)
-    assert not [a for a in re.findall(r'<img[^>]*>', text) if 'src=x' in a]
 
 def test_panels_tables_and_players_escape():
     from avmae_nb.view.panel import Panel, Panels, audio_player, flipbook, table, video_player

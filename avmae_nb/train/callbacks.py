@@ -15,7 +15,7 @@ from ..files import read_lines, write_whole
 from .checkpoint import METRIC, CheckpointError, Checkpoints, RunError, read_metric
 from .learner import Diverged, Learner
 
-# %% ../../nbs/train/03_callbacks.ipynb #28b3c14a
+# %% ../../nbs/train/03_callbacks.ipynb #97493586
 def read_log(run) -> list[dict]:
     "The rows of `log.jsonl`, oldest first; a last line that a kill cut short is left out"
     return [r for r in read_lines(Path(run)/'log.jsonl') if isinstance(r.get('step'), int)]
@@ -43,7 +43,8 @@ class Log:
         self.last = (time.perf_counter(), learner.steps_done)   # the clock on the wall may jump
         if learner.run is None or jax.process_index(): return
         path = learner.run/'log.jsonl'
-        learner.history[:] = [r for r in read_log(learner.run) if r['step'] <= learner.steps_done]
+        written = [r for r in read_log(learner.run) if r['step'] <= learner.steps_done]
+        if len(written) >= len(learner.history): learner.history[:] = written   # else a full disk refused rows that are still here
         with writing(path):
             write_whole(path, ''.join(json.dumps(r) + '\n' for r in learner.history))
             self.file = open(path, 'a')

@@ -7,8 +7,8 @@ __all__ = ['FORMAT', 'UPGRADES', 'FREE', 'LIBRARIES', 'METRIC', 'RunError', 'run
            'differences', 'check_same', 'saved_steps', 'library_versions', 'changed_versions', 'open_run',
            'CheckpointError', 'Checkpoints', 'read_metric', 'read_meta', 'abstract_tree', 'read_items']
 
-# %% ../../nbs/train/01_checkpoint.ipynb #b5ccc68c
-import contextlib, errno, importlib.metadata, json, logging, os, platform, re, shutil, socket, time
+# %% ../../nbs/train/01_checkpoint.ipynb #27b0bb2d
+import contextlib, errno, importlib.metadata, json, logging, os, platform, re, shutil, socket, threading, time
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 from fastcore.basics import patch
@@ -194,7 +194,7 @@ class Checkpoints:
                 self._open.close()
             self._open = None
 
-# %% ../../nbs/train/01_checkpoint.ipynb #7a5a9266
+# %% ../../nbs/train/01_checkpoint.ipynb #1d521eb3
 @patch
 def _check_place(self: Checkpoints):
     "A network file system that went away leaves an empty folder under its name: never start a second run there"
@@ -217,11 +217,19 @@ def _guard(self: Checkpoints, what: str):
         raise CheckpointError(f'{what} under {self.folder}: {_reason(error)} ({_free(self.folder)}). Earlier checkpoints are intact: steps {self.steps or "none"}. '
                               'Bring the folder back or make room (or lower train.keep) and run again: training goes on from there; in a live notebook call fit() again') from error
 
+def _release():
+    "Orbax's threads of a save that failed wait for one another for many minutes, in which the process would not end: let them go"
+    with contextlib.suppress(Exception):   # of another version of Orbax
+        from orbax.checkpoint._src.futures.future import _SignalingThread, set_signals
+        for t in threading.enumerate():
+            if isinstance(t, _SignalingThread): t.cancel(); set_signals(t._receive_signals, operation_id=t._operation_id)
+
 @patch
 def _drop(self: Checkpoints):
     "Forget the manager after a failure and remove what it left half written"
     broken, self._open = self._open, None
     logging.getLogger('asyncio').setLevel(logging.CRITICAL)   # one error is enough: the other arrays' come at exit, hundreds of lines
+    _release()
     if broken is not None:
         with contextlib.suppress(Exception): broken.close()
     for p in self.folder.glob('*.orbax-checkpoint-tmp*'): shutil.rmtree(p, ignore_errors=True)

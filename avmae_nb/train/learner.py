@@ -167,7 +167,7 @@ def stop_signals(learner):
     finally:
         for s, h in before.items(): signal.signal(s, h if h is not None else signal.SIG_DFL)
 
-# %% ../../nbs/train/02_learner.ipynb #040c41a4
+# %% ../../nbs/train/02_learner.ipynb #3e86d2e2
 class Learner:
     "Trains `model` on `objective`: `step(batch)`, `loop(steps)`, `fit()`"
     def __init__(self, model: nnx.Module, objective, optimizer: Optimizer,
@@ -224,19 +224,25 @@ class Learner:
         with contextlib.closing(batches) if hasattr(batches, 'close') else contextlib.nullcontext():
             for batch in itertools.islice(batches, max(0, steps)):
                 metrics = self.step(batch)
-                self.flush()   # of the step before: the device is busy with this one
-                self._pending = (self.steps_done, metrics, batch.get('index', ()) if isinstance(batch, dict) else ())
+                due, self._pending = self._pending, (self.steps_done, metrics, batch.get('index', ()) if isinstance(batch, dict) else ())
+                self._tell(due)   # of the step before: the device is busy with this one
                 if self.settings.debug: self.last_batch = batch; self.flush()
                 self.call('at_step', self.steps_done)
                 if self._stop(): break
         self.flush()
 
-# %% ../../nbs/train/02_learner.ipynb #7bb193a7
+# %% ../../nbs/train/02_learner.ipynb #679d99e4
 @patch
 def flush(self: Learner):
     "Hand the metrics of the last finished step to the callbacks"
-    if self._pending is None: return
-    (step, metrics, clips), self._pending = self._pending, None
+    due, self._pending = self._pending, None
+    self._tell(due)
+
+@patch
+def _tell(self: Learner, due: tuple | None):
+    "Hand over one step's metrics; whatever a callback does, those of the next one are kept"
+    if due is None: return
+    step, metrics, clips = due
     self.last_clips = [int(i) for i in np.asarray(clips)]
     self.last_metrics = {k: float(v) for k, v in jax.device_get(metrics).items()}
     self.call('after_step', step, self.last_metrics)
@@ -260,6 +266,8 @@ def _stop(self: Learner) -> bool:
 @patch
 def _diverged(self: Learner, step):
     n = int(self.last_metrics['skipped_in_row'])
+    for c in self.callbacks:
+        with contextlib.suppress(Exception): getattr(c, 'store').wait()   # the newest may be on its way to the disk
     steps = Checkpoints(self.run).steps if self.run else []
     saved = f'last good checkpoint: step {steps[-1]} in {self.run}/checkpoints' if steps else 'no checkpoint was written yet'
     raise Diverged(f'loss or gradients were not finite in {n} steps in a row, up to step {step}; the weights are still those after step {step - n}. {saved}. '

@@ -13,6 +13,18 @@ from hypothesis import settings
 settings.register_profile('avmae', deadline=None, derandomize=True, max_examples=25)
 settings.load_profile('avmae')
 
+@pytest.fixture(scope='session', autouse=True)
+def no_network():
+    "Tests reach this machine only"
+    import socket
+    real = socket.socket.connect
+    def connect(self, address):
+        if isinstance(address, tuple) and address[0] not in ('127.0.0.1', '::1', 'localhost'): raise OSError(f'a test wants to reach {address}: tests use no network')
+        return real(self, address)
+    socket.socket.connect = connect
+    yield
+    socket.socket.connect = real
+
 @pytest.fixture(scope='session')
 def root() -> Path:
     "The checkout"

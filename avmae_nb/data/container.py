@@ -52,7 +52,7 @@ def _open(path):
         raise MediaError(f'{path}: {_why_not(path, "text or a playlist")}')
     return container
 
-# %% ../../nbs/data/00_container.ipynb #44378514
+# %% ../../nbs/data/00_container.ipynb #e00ae5d1
 def _streams(container, kind):
     "The stream to read: FFmpeg's best, cover art and thumbnails left out; None if there is none"
     still = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
@@ -82,7 +82,7 @@ class Reader:
     def __enter__(self): return self
     def __exit__(self, kind, error, trace):
         self.close()
-        if isinstance(error, (av.FFmpegError, ValueError, ArithmeticError, MemoryError)) and not isinstance(error, MediaError):
+        if isinstance(error, (av.FFmpegError, ValueError, ArithmeticError, LookupError, MemoryError)) and not isinstance(error, MediaError):
             raise MediaError(f'{self.path}: cannot be read: {type(error).__name__}: {error}') from error
     @property
     def streams(self): return [s for s in (self.video, self.audio) if s is not None]
@@ -97,7 +97,8 @@ class Reader:
             for packet in self.container.demux(*streams):
                 at = self.time(packet, at)
                 yield packet
-        except (av.FFmpegError, MemoryError) as e: raise self.error(streams[0], at, e.strerror) from None
+        except (av.FFmpegError, MemoryError) as e: raise self.error(streams[0], at, getattr(e, 'strerror', 'out of memory')) from None
+        except IndexError: raise self.error(streams[0], at, 'a stream appears that the file does not announce') from None   # of FLV: PyAV has no place for it
     def time(self, thing, default=0.0): return _seconds(thing.pts, thing.time_base) - self.origin if thing.pts is not None else default
     def error(self, stream, at, why): return MediaError(f'{self.path}: the {dict(video="picture", audio="sound")[stream.type]} (stream {stream.index}, {stream.codec_context.name}) breaks at {at:.2f} s: {why}')
 

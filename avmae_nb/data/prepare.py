@@ -5,9 +5,11 @@
 # %% auto #0
 __all__ = ['AAC_RATES', 'TICK', 'transcode', 'Prepared', 'prepare']
 
-# %% ../../nbs/data/12_prepare.ipynb #ca077529
+# %% ../../nbs/data/12_prepare.ipynb #4d475b9b
 import functools, json, multiprocessing, os
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -78,7 +80,7 @@ def transcode(path, to, short_side: int = 256) -> tuple[str, ...]:
     finally: part.unlink(missing_ok=True)
     return flags + ('no_picture',) * (not video) + ('no_sound',) * (not sound)
 
-# %% ../../nbs/data/12_prepare.ipynb #2c70cbcf
+# %% ../../nbs/data/12_prepare.ipynb #2001adb2
 @dataclass
 class Prepared:
     "What became of a collection"
@@ -107,28 +109,58 @@ def _one(root, to, short_side, pair):
     try: return name, transcode(os.path.join(root, name), os.path.join(to, new), short_side), ''
     except (MediaError, av.FFmpegError, OSError, ValueError) as e: return name, ('broken',), str(e)
 
-def prepare(root, to, workers: int = 1, short_side: int = 256, missing: tuple[str, ...] = (), told=lambda text: None) -> Prepared:
-    "Transcode a folder; `missing`: clips that labels name and that are not there, for the report; `told` gets a line of progress for each file"
-    files, to = list_folder(root)[0], Path(to)
-    if to.resolve() == Path(root).resolve() or Path(root).resolve() in to.resolve().parents: raise ConfigError(f'{to} is the folder {root} itself or inside it; prepare into another one')
-    to.mkdir(parents=True, exist_ok=True)
-    report = to / 'report.jsonl'
-    known = {n['name']: n for n in map(json.loads, report.read_text().splitlines())} if report.exists() else {}
-    new = _targets(root, files)
-    todo = [(f, n) for f, n in new.items() if not (to / n).exists()]
-    notes = [n for n in known.values() if n['name'] in new and (to / new[n['name']]).exists()] + [dict(name=m, problem='missing', message='listed, but not in the folder') for m in missing]
-    work, count = functools.partial(_one, str(root), str(to), short_side), 0
-    with multiprocessing.get_context('spawn').Pool(workers) if workers > 1 and todo else _Here() as pool:
-        for k, (name, problems, message) in enumerate(pool.imap_unordered(work, todo), 1):
-            notes += [dict(name=name, problem=p, message=message or 'transcoded all the same') for p in problems]
-            count += problems != ('broken',)
-            report.write_text(''.join(json.dumps(n, ensure_ascii=False) + '\n' for n in notes)) if problems else None
-            told(f'{k} of {len(todo)}: {name}' + (f' [{", ".join(problems)}]' if problems else ''))
-    report.write_text(''.join(json.dumps(n, ensure_ascii=False) + '\n' for n in notes))
-    return Prepared(count + len(files) - len(todo), len(files) - len(todo), notes, to)
+# %% ../../nbs/data/12_prepare.ipynb #13e4f5b6
+def _pooled(work, todo, workers):
+    "Outcomes in any order; ends early, without those that are left, when a process dies"
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context('spawn')) as pool:
+        try: yield from (done.result() for done in as_completed([pool.submit(work, pair) for pair in todo]))
+        except BrokenProcessPool: pass
+        finally: pool.shutdown(cancel_futures=True)   # also when the caller was interrupted
 
-class _Here:
-    "A pool of this process alone"
-    def __enter__(self): return self
-    def __exit__(self, *_): pass
-    imap_unordered = staticmethod(map)
+def _outcomes(work, todo, workers: int):
+    "What became of each file. Where a process died, the files that may have done it are tried again one by one: one that does it alone is broken"
+    if not workers: yield from map(work, todo); return
+    while todo:
+        done = set()
+        for outcome in _pooled(work, todo, workers):
+            done.add(outcome[0])
+            yield outcome
+        todo = [pair for pair in todo if pair[0] not in done]
+        suspects, todo = todo[:2 * workers + 1], todo[2 * workers + 1:]   # a pool hands out at most so many at a time, in order
+        for pair in suspects: yield next(_pooled(work, [pair], 1), (pair[0], ('broken',), 'it took the decoder down: its process died'))
+
+def _log(path: Path) -> dict[str, dict]:
+    "The last row of each file; a line that was cut off counts for nothing"
+    rows = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try: row = json.loads(line)
+        except ValueError: continue
+        rows[row['name']] = row
+    return rows
+
+def _notes(rows) -> list[dict]: return [dict(name=r['name'], problem=p, message=r['message'] or 'transcoded all the same') for r in rows for p in r['problems']]
+
+def _made_from(path, short_side: int) -> list[int]:
+    "What decides whether a file has to be made again"
+    found = os.stat(path)
+    return [found.st_size, found.st_mtime_ns, short_side]
+
+def prepare(root, to, workers: int = 0,   # processes; 0: in this one
+            short_side: int = 256, missing: tuple[str, ...] = (), track=lambda outcomes, total: outcomes) -> Prepared:
+    "Transcode a folder; `missing`: clips that labels name and that are not there, for the report; `track(outcomes, total=n)` may show progress, as tqdm does"
+    files, to, root = list_folder(root)[0], Path(to), Path(root)
+    if to.resolve() == root.resolve() or root.resolve() in to.resolve().parents: raise ConfigError(f'{to} is the folder {root} itself or inside it; prepare into another one')
+    to.mkdir(parents=True, exist_ok=True)
+    new, log, wanted = _targets(root, files), to / 'prepared.jsonl', {f: _made_from(root / f, short_side) for f in files}
+    known = {f: r for f, r in _log(log).items() if f in new and r['from'] == wanted[f] and (to / new[f]).exists()}
+    todo, made = [(f, new[f]) for f in files if f not in known], []
+    outcomes = _outcomes(functools.partial(_one, str(root), str(to), short_side), todo, workers)
+    with open(log, 'a') as out:
+        if log.stat().st_size: out.write('\n')   # after a line that may have been cut off
+        for name, problems, message in track(outcomes, total=len(todo)):
+            made.append({'name': name, 'from': wanted[name], 'problems': list(problems), 'message': message})
+            out.write(json.dumps(made[-1]) + '\n')
+            out.flush()
+    absent = [dict(name=m, problem='missing', message='listed, but not in the folder') for m in missing]
+    good = sum(r['problems'] != ['broken'] for r in made)
+    return Prepared(len(known) + good, len(known), _notes([*known.values(), *made]) + absent, to)

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from .config import ConfigError, nearest
 
-# %% ../nbs/00_hardware.ipynb #541b1802
+# %% ../nbs/00_hardware.ipynb #1a571ff4
 @dataclass(frozen=True)
 class Hardware:
     "Published figures of one device"
@@ -20,17 +20,18 @@ class Hardware:
     bandwidth: float   # GB/s to that memory
     link: float        # GB/s out to other devices, one direction, all links
     source: str
+    usable: float | None = None   # GiB that programs may use; TPUs: as their compiler says (libtpu 0.0.42.1)
 
 _TPU3 = 'Jouppi et al. 2023 (TPU v4), table 4, and the Cloud TPU page of the version'
 _CLOUD = 'Cloud TPU documentation, page of the version, read in November 2026'
 HARDWARE = {
-    'TPU v2': Hardware(22.5, 22.5, 8, 300, 124, 'Jouppi et al. 2020 (TPU v2 and v3)'),
-    'TPU v3': Hardware(61.5, 61.5, 16, 450, 140, _TPU3),
-    'TPU v4': Hardware(275, 275, 32, 1228, 300, _TPU3),
-    'TPU v5e': Hardware(197, 197, 16, 819, 200, _CLOUD),
-    'TPU v5p': Hardware(459, 459, 95, 2765, 600, _CLOUD),
-    'TPU v6e': Hardware(918, 918, 32, 1638, 400, _CLOUD),
-    'TPU7x': Hardware(1153.5, 1153.5, 96, 3690, 300, _CLOUD),
+    'TPU v2': Hardware(22.5, 22.5, 8, 300, 124, 'Jouppi et al. 2020 (TPU v2 and v3)', 7.48),
+    'TPU v3': Hardware(61.5, 61.5, 16, 450, 140, _TPU3, 15.48),
+    'TPU v4': Hardware(275, 275, 32, 1228, 300, _TPU3, 30.75),
+    'TPU v5e': Hardware(197, 197, 16, 819, 200, _CLOUD, 15.75),
+    'TPU v5p': Hardware(459, 459, 95, 2765, 600, _CLOUD, 95.74),
+    'TPU v6e': Hardware(918, 918, 32, 1638, 400, _CLOUD, 31.25),
+    'TPU7x': Hardware(1153.5, 1153.5, 96, 3690, 300, _CLOUD, 94.75),
     'B200': Hardware(2250, 1100, 180, 8000, 900, 'NVIDIA HGX B200 data sheet, per GPU'),
     'H200': Hardware(989, 494.5, 141, 4800, 450, 'NVIDIA H200 data sheet, SXM'),
     'H100 PCIe': Hardware(756, 378, 80, 2000, 300, 'NVIDIA H100 data sheet, PCIe with NVLink bridge'),
@@ -54,7 +55,7 @@ def hardware_name(device_kind: str) -> str | None:  # e.g. 'NVIDIA A100-SXM4-80G
     name = max((k for k in [*HARDWARE, *_KINDS] if k.lower() in kind), key=len, default=None)
     return _KINDS.get(name, name)
 
-# %% ../nbs/00_hardware.ipynb #ebbb095c
+# %% ../nbs/00_hardware.ipynb #20adacc1
 TPUS = {'v2': ('TPU v2', 2, 2), 'v3': ('TPU v3', 2, 2), 'v4': ('TPU v4', 3, 1), 'v5e': ('TPU v5e', 2, 1), 'v5p': ('TPU v5p', 3, 1), 'v6e': ('TPU v6e', 2, 1), 'tpu7x': ('TPU7x', 3, 2)}   # name, axes of the torus, devices a chip
 
 @dataclass(frozen=True)
@@ -66,6 +67,10 @@ class Machine:
     devices: int     # as JAX counts them
     @property
     def each(self) -> Hardware: return HARDWARE[self.hardware]
+    @property
+    def limit(self) -> int:
+        "Bytes that a program may use on each device; of GPUs nine tenths of what they have"
+        return int(self.each.usable * 2**30 if self.each.usable else 0.9e9 * self.each.memory)
     @property
     def is_tpu(self) -> bool: return self.hardware.startswith('TPU')
 

@@ -9,7 +9,6 @@ from avmae_nb.model.flops import forward_flops, recomputed_flops, step_flops
 from avmae_nb.model.mbt import drop_patterns
 from avmae_nb.plan import ahead, plan as plans
 from avmae_nb.plan.ahead import Compiled, PlanError, compile_for
-from avmae_nb.plan.program import traffic
 from avmae_nb.plan.roofline import estimated_bytes, parameter_count, roofline, training_clips
 from avmae_nb.tasks import finetune_preset
 from avmae_nb.train.abstract import REMAT, abstract_batch, abstract_step
@@ -105,7 +104,7 @@ def fake(limit):
     def compile(config, machine, level='O0'):
         tried.append(config)
         needs = estimated_bytes(config, tpu_slice(machine).devices)
-        return Compiled(needs <= limit, needs, None if needs <= limit else limit, wire=0)
+        return Compiled(needs <= limit, needs, 0, needs, limit, wire=0)
     return compile, tried
 
 def test_search_takes_the_cheapest_setting_that_fits(monkeypatch):
@@ -144,12 +143,6 @@ def test_clips_are_asked_for():
     with pytest.raises(ConfigError, match='data.clips=NUMBER'): training_clips(preset('tiny').replace(**{'data.source': 'folder'}))
     assert training_clips(finetune_preset('audioset-finetune')) == 508_994
 
-def test_loops_count_as_often_as_they_run():
-    w = jnp.ones((7, 64, 64))
-    text = jax.jit(lambda w, x: jax.lax.scan(lambda x, w: (x @ w, None), x, w)[0]).lower(w, jnp.ones((4, 64))).compile().as_text()
-    once = jax.jit(lambda w, x: x @ w).lower(w[0], jnp.ones((4, 64))).compile().as_text()
-    assert 6 < traffic(text).bytes / traffic(once).bytes < 20
-
 COMPILER = pytest.mark.skipif(find_spec('libtpu') is None, reason='libtpu is not installed: pip install "avmae_nb[tpu-plan]"')
 
 @COMPILER
@@ -157,7 +150,7 @@ def test_a_small_step_compiles_for_a_tpu_that_is_not_here():
     "Sharded over 8 devices of 4 chips: it fits, and gradients are summed over the devices"
     config = toy_config()
     found = compile_for(config, 'v3:2x2')
-    assert found.fits and 'libtpu' in found.versions and found.temporary > 0 and found.traffic > 0
+    assert found.fits and 'libtpu' in found.versions and found.temporary > 0
     count, size = found.collectives['all-reduce']
     assert count >= 1 and size >= 4 * parameter_count(config) * 0.9 and found.wire > size
 

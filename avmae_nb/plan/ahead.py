@@ -6,15 +6,15 @@
 __all__ = ['PlanError', 'Compiled', 'read_overflow', 'topology_devices', 'compile_here', 'answer_request', 'tpu_environment',
            'compile_for']
 
-# %% ../../nbs/plan/01_ahead.ipynb #65517491
-import json, os, re, subprocess, sys, time
+# %% ../../nbs/plan/01_ahead.ipynb #604988d1
+import json, math, os, re, subprocess, sys, time
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from ..config import ConfigError, Pretrain, Run
 from ..hardware import Machine, tpu_slice
 from ..tasks import Finetune
 
-# %% ../../nbs/plan/01_ahead.ipynb #918be5ef
+# %% ../../nbs/plan/01_ahead.ipynb #975df3de
 class PlanError(RuntimeError):
     "A plan could not be made; the message says why and what to do"
 
@@ -22,26 +22,24 @@ class PlanError(RuntimeError):
 class Compiled:
     "What the compiler said of one step on one machine; bytes are those of one device"
     fits: bool
-    needs: int | None = None        # bytes; of a program that does not fit, as far as the compiler said
-    limit: int | None = None        # bytes that a program may use, said when it does not fit
-    state: int | None = None        # arguments: weights, optimiser, batch
-    temporary: int | None = None    # everything else, at its peak
-    traffic: int | None = None      # bytes read and written in memory in a step
+    needs: int                      # bytes: the sum of the next two
+    state: int                      # arguments: weights, optimiser, batch
+    temporary: int                  # everything else, at its peak
+    limit: int                      # bytes that a program may use
     wire: int | None = None         # bytes out to other devices in a step
     collectives: dict = field(default_factory=dict)   # kind: (how many, bytes)
     seconds: float = 0.0            # of tracing and compiling
     versions: str = ''
-    message: str = ''               # of the compiler, when it refused
 
-_UNITS = {'': 1, 'B': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
+_UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 
-def read_overflow(message: str) -> tuple[int, int]:
-    "`Used 22.51G of 15.48G hbm` as bytes"
-    found = re.search(r'Used ([\d.]+)([BKMGT]?) of ([\d.]+)([BKMGT]?) hbm', message)
+def read_overflow(message: str) -> int:
+    "Bytes of temporaries of a program that the compiler refuses for lack of memory"
+    found = re.search(r'HLO temporaries \(([\d.]+)([KMGT]?)\)', message)
     if not found: raise PlanError(f'the compiler refused the program, and not for lack of memory: {message[:500]}')
-    return int(float(found[1]) * _UNITS[found[2]]), int(float(found[3]) * _UNITS[found[4]])
+    return int(float(found[1]) * _UNITS[found[2]])
 
-# %% ../../nbs/plan/01_ahead.ipynb #ae201a3e
+# %% ../../nbs/plan/01_ahead.ipynb #b2939aa8
 def _versions() -> str:
     from importlib.metadata import version
     return f'jax {version("jax")}, libtpu {version("libtpu")}'
@@ -59,7 +57,7 @@ def compile_here(config: Run, machine: Machine) -> Compiled:
     import jax
     from avmae_nb import devices
     from avmae_nb.model.recompute import compiling_for
-    from avmae_nb.plan.program import traffic
+    from avmae_nb.plan.program import collectives
     from avmae_nb.train.abstract import abstract_step, program_bytes
     from avmae_nb.train.pretrain import check_batch
     devs = topology_devices(machine)
@@ -68,14 +66,14 @@ def compile_here(config: Run, machine: Machine) -> Compiled:
     with compiling_for('tpu'):
         step, state, batch = abstract_step(config, devices.mesh(config.train.fsdp, devs))
         lowered = step.lower(state, batch)
+    arguments = sum(x.dtype.itemsize * math.prod(x.sharding.shard_shape(x.shape)) for x in jax.tree.leaves((state, batch)))
+    say = lambda state, temporary, **more: Compiled(state + temporary <= machine.limit, state + temporary, state, temporary, machine.limit, seconds=time.perf_counter() - started, versions=_versions(), **more)
     try: compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as e:
         if 'RESOURCE_EXHAUSTED' not in str(e): raise
-        needs, limit = read_overflow(str(e))
-        return Compiled(False, needs, limit, seconds=time.perf_counter() - started, versions=_versions(), message=str(e)[:4000])
-    moved = traffic(compiled.as_text())
-    state, temporary = program_bytes(compiled)
-    return Compiled(True, state + temporary, state=state, temporary=temporary, traffic=moved.bytes, wire=moved.wire, collectives=moved.collectives, seconds=time.perf_counter() - started, versions=_versions())
+        return say(arguments, read_overflow(str(e)))
+    sent = collectives(compiled.as_text())
+    return say(*program_bytes(compiled), wire=sent.wire, collectives=sent.kinds)
 
 def answer_request():
     "Read a request as JSON from standard input, print the answer as the last line of standard output"

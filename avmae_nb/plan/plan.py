@@ -39,18 +39,18 @@ def lean_settings(config: Run, devices: int) -> list[dict]:
     smaller = [config.train.batch // n for n in _doublings(config.train.batch // devices, lambda n: config.train.batch % (n * devices) == 0)]
     return out + [{**{k: v for k, v in base.items() if k != 'optim.accumulate'}, 'train.batch': n, 'optim.accumulate': 1} for n in smaller]
 
-# %% ../../nbs/plan/03_plan.ipynb #d52292ac
+# %% ../../nbs/plan/03_plan.ipynb #1db79f8c
 SLACK = 1.4   # an estimate may be wrong by this factor
 
-def first_that_fits(config: Run, machine: Machine, limit: int, level: str = 'O0', tries: int = 8) -> tuple[dict, Compiled] | None:
+def first_that_fits(config: Run, machine: Machine, level: str = 'O0', tries: int = 8) -> tuple[dict, Compiled] | None:
     "The cheapest change of `lean_settings` with which the step compiles, and what the compiler says of it"
-    candidates = [c for c in lean_settings(config, machine.devices) if estimated_bytes(config.replace(**c), machine.devices) < SLACK * limit]
+    candidates = [c for c in lean_settings(config, machine.devices) if estimated_bytes(config.replace(**c), machine.devices) < SLACK * machine.limit]
     for changes in candidates[:tries]:
         found = compile_for(config.replace(**changes), machine.name, level)
         if found.fits: return changes, found
     return None
 
-# %% ../../nbs/plan/03_plan.ipynb #3d9a2cbc
+# %% ../../nbs/plan/03_plan.ipynb #01f06c64
 def _gib(n: float | None) -> str: return 'unknown' if n is None else f'{n / 2**30:.2f} GiB'
 
 def _settings_text(changes: dict) -> str: return ' '.join(f'{k}={v}' for k, v in changes.items())
@@ -75,11 +75,11 @@ class RunPlan:
     @property
     def fits(self) -> bool:
         "As given, without changes"
-        return self.compiled.fits if self.compiled else estimated_bytes(self.config, self.machine.devices) <= self.machine.each.memory * 1e9
+        return self.compiled.fits if self.compiled else estimated_bytes(self.config, self.machine.devices) <= self.machine.limit
     @property
     def steps(self) -> int: return whole_run(self.config, self.clips)
     @property
-    def roofline(self): return roofline(self.best, self.machine, self.figures.wire if self.figures and self.figures.fits else None)
+    def roofline(self): return roofline(self.best, self.machine, self.figures.wire if self.figures else None)
     @property
     def hours(self) -> float:
         "At least"
@@ -88,14 +88,14 @@ class RunPlan:
     def __repr__(self): return table_text(plan_rows(self), ['plan', self.name])
     def _repr_mimebundle_(self, include=None, exclude=None): return Panel(text=repr(self), extra=table_html(plan_rows(self), ['plan', self.name]))._repr_mimebundle_()
 
-# %% ../../nbs/plan/03_plan.ipynb #040cea33
+# %% ../../nbs/plan/03_plan.ipynb #7d7904b9
 def _memory_text(p: RunPlan) -> str:
     "Does it fit, and with what"
     c, n = p.compiled, p.machine.devices
     if c is None:
         guess = estimated_bytes(p.config, n)
         return f'about {guess / 1e9:.1f} of {p.machine.each.memory:g} GB a device, estimated: ' + ('should fit' if p.fits else 'will not fit')
-    if c.fits: return f'{_gib(c.needs)} of {p.machine.each.memory:g} a device: fits ({_gib(c.state)} weights, optimiser and batch, {_gib(c.temporary)} temporary)'
+    if c.fits: return f'{_gib(c.needs)} of {_gib(c.limit)} a device: fits ({_gib(c.state)} weights, optimiser and batch, {_gib(c.temporary)} temporary)'
     return f'needs {_gib(c.needs)} of {_gib(c.limit)} a device: DOES NOT FIT'
 
 def _instead_text(p: RunPlan) -> str:
@@ -105,7 +105,7 @@ def _instead_text(p: RunPlan) -> str:
 
 def _collectives_text(p: RunPlan) -> str:
     found = p.figures
-    if found is None or not found.fits: return f'at least {least_wire(p.best, p.machine.devices) / 1e9:.2f} GB out of each device a step, from shapes'
+    if found is None or found.wire is None: return f'at least {least_wire(p.best, p.machine.devices) / 1e9:.2f} GB out of each device a step, from shapes'
     each = ', '.join(f'{n} {kind} of {size / 1e9:.3g} GB in all' for kind, (n, size) in sorted(found.collectives.items())) or 'none'
     return f'{each}; {found.wire / 1e9:.3g} GB out of each device a step'
 
@@ -125,7 +125,7 @@ def plan_rows(p: RunPlan) -> list[tuple[str, str]]:
     else: rows.append(('estimated', f'from shapes and published figures ({m.each.source}); nothing was compiled or run'))
     return rows
 
-# %% ../../nbs/plan/03_plan.ipynb #546a850a
+# %% ../../nbs/plan/03_plan.ipynb #b0ea65e2
 def read_config(text: str) -> tuple[str, Run]:  # a preset, a YAML file or a run folder
     "Name and configuration"
     if text in {**PRESETS, **FINETUNE_PRESETS}: return text, any_preset(text)
@@ -148,7 +148,7 @@ def plan(config: Run | str,     # a configuration, or what `read_config` reads
     check_batch(config, [None] * machine.devices)
     if not machine.is_tpu: return RunPlan(name, config, machine, clips=clips, price=price)
     found = compile_for(config, machine.name, level)
-    fitting = first_that_fits(config, machine, found.limit, level) if search and not found.fits else None
+    fitting = first_that_fits(config, machine, level) if search and not found.fits else None
     return RunPlan(name, config, machine, found, *(fitting or (None, None)), clips, price)
 
 # %% ../../nbs/plan/03_plan.ipynb #a510ad15

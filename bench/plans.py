@@ -3,7 +3,7 @@
   python bench/plans.py --list                     the cases
   python bench/plans.py                            the ones that have no result yet, most wanted first
   python bench/plans.py --only vggsound:v3:4x4     those whose name contains the words
-  python bench/plans.py --table                    write the table into nbs/plan/04_table.ipynb's data, bench/plans.json, from the results in bench/plans/
+  python bench/plans.py --table                    only gather the results of bench/plans/ in bench/plans.json, which nbs/plan/04_table.ipynb shows
 
 A case takes half a minute to two minutes of two cores. Wants avmae_nb[tpu-plan].
 """
@@ -22,8 +22,8 @@ SLICES = ['v3:4x4', 'v5e:4x4', 'v4:2x2x4', 'v6e:2x4', 'v5p:2x2x2', 'tpu7x:2x2x1'
 def cases():
     "(name, preset, settings, slice): the paper's machine in both precisions first, then the others in bfloat16"
     for machine in SLICES:
-        for dtype in ('float32', 'bfloat16') if machine == SLICES[0] else ('bfloat16',):
-            for preset, settings in WANTED:
+        for preset, settings in WANTED:
+            for dtype in ('float32', 'bfloat16') if machine == SLICES[0] else ('bfloat16',):
                 more = [BF16['finetune' if 'finetune' in preset else 'pretrain']] if dtype == 'bfloat16' else []
                 yield ':'.join([preset, *(s.split('.')[-1] for s in settings), dtype, machine]), preset, settings + more, machine
 

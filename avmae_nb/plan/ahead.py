@@ -83,11 +83,11 @@ def answer_request():
     except ConfigError as e: out = {'error': str(e)}
     print('\n' + json.dumps(out))
 
-# %% ../../nbs/plan/01_ahead.ipynb #0dca1e80
+# %% ../../nbs/plan/01_ahead.ipynb #3785a7b4
 def tpu_environment(level: str = 'O0') -> dict[str, str]:
     "What the compiler wants to find before JAX is imported"
     drop = {'XLA_FLAGS', 'JAX_NUM_CPU_DEVICES', 'JAX_ENABLE_X64'}   # what they ask for is not for the TPU
-    return {**{k: v for k, v in os.environ.items() if k not in drop}, 'JAX_PLATFORMS': 'cpu', 'TPU_SKIP_MDS_QUERY': '1', 'TPU_ACCELERATOR_TYPE': 'v5litepod-4', 'TPU_WORKER_HOSTNAMES': 'localhost',
+    return {**{k: v for k, v in os.environ.items() if k not in drop}, 'JAX_PLATFORMS': 'cpu', 'TPU_SKIP_MDS_QUERY': '1', 'TPU_ACCELERATOR_TYPE': 'v5litepod-4', 'TPU_WORKER_HOSTNAMES': 'localhost', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
             'TPU_LOG_DIR': 'disabled', 'TF_CPP_MIN_LOG_LEVEL': '3', 'JAX_OPTIMIZATION_LEVEL': level, 'JAX_ENABLE_COMPILATION_CACHE': 'false'}
 
 def compile_for(config: Run, machine: str, level: str = 'O0') -> Compiled:  # e.g. 'v3:4x4'

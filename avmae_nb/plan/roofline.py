@@ -6,25 +6,31 @@
 __all__ = ['CLIPS', 'TUNING_CLIPS', 'parameter_count', 'state_bytes', 'kept_bytes', 'working_bytes', 'estimated_bytes',
            'Roofline', 'least_traffic', 'least_wire', 'roofline', 'training_clips', 'whole_run']
 
-# %% ../../nbs/plan/02_roofline.ipynb #a82edf74
+# %% ../../nbs/plan/02_roofline.ipynb #7703ab70
+import functools
 from dataclasses import dataclass
 import jax
-from ..config import ConfigError, Run
+from ..config import ConfigError, Data, Optim, Run, Train
 from ..hardware import Machine
 from ..model.flops import forward_flops, recomputed_flops, step_flops
 from ..model.recompute import group_size
 from ..model.transformer import LARGE
 from ..tasks import Finetune
+from ..train.abstract import remat_field
 from ..train.pretrain import run_steps
 
-# %% ../../nbs/plan/02_roofline.ipynb #25cc7db7
-def parameter_count(config: Run) -> int:
-    "Parameters of the model, from shapes alone"
+# %% ../../nbs/plan/02_roofline.ipynb #ba3f67c5
+@functools.lru_cache(64)
+def _parameters(config: Run) -> int:
     from flax import nnx
     from avmae_nb.train.finetune import build_classifier
     from avmae_nb.train.pretrain import build_model
     build = build_classifier if isinstance(config, Finetune) else build_model
     return sum(x.size for x in jax.tree.leaves(nnx.split(nnx.eval_shape(lambda: build(config)), nnx.Param, ...)[1]))
+
+def parameter_count(config: Run) -> int:
+    "Parameters of the model, from shapes alone"
+    return _parameters(config.replace(**{remat_field(config): 'none'}, train=Train(), optim=Optim(), data=Data()))   # what does not matter is left out, to count once
 
 def state_bytes(config: Run) -> int:
     "Bytes on each device of weights and optimiser (Adam two moments, SGD one) and of a moving average; sharded by `Train.fsdp`"

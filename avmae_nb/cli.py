@@ -12,6 +12,7 @@ import argparse, functools, os, sys, time
 from pathlib import Path
 from .config import PRESETS, ConfigError, Pretrain, Run, nearest, preset
 from .cli_data import add_data, add_source, inspect_source
+from .cli_plan import add_plan
 from .cli_use import add_use
 from .tasks import FINETUNE_PRESETS, Finetune, any_preset, finetune_preset
 
@@ -123,7 +124,7 @@ def check(args):
     "Print the page to look at before training; with `--save` keep it with its pictures"
     from avmae_nb.train.pretrain import pretrain
     from avmae_nb.view.check import check
-    page = check(pretrain(configuration(args)))
+    page = check(pretrain(configuration(args)), memory=args.memory)
     print(page.text)
     if args.save: print(f'saved: {page.save(args.save)}')
 
@@ -203,6 +204,7 @@ EXAMPLES = """examples:
   avmae finetune --init runs/mine --fit --data ~/videos --run runs/tuned data.labels=folders classifier.classes=[20]
   avmae evaluate runs/tuned --views 4 --modalities A,V,AV --save scores.json
   avmae check --data ~/videos --save check.html               what a step costs, how long it takes, what looks wrong
+  avmae plan vggsound --tpu v3:4x4                            does it fit a machine that is not here, and how long does it take
   avmae show runs/mine                                        losses, error against baselines, pictures, sounds
   avmae view runs/mine                                        the reconstruction viewer in the browser; --save clip.html to send it
   avmae presets vggsound > mine.yaml                          a file to edit, then: avmae pretrain --config mine.yaml
@@ -238,6 +240,7 @@ def parser() -> Parser:
     p = _sub(commands, 'check', check, 'look before you train: devices, parameters, masks, cost, time to finish, remarks')
     add_configuration(p)
     p.add_argument('--save', metavar='FILE', help='write the page with its pictures: .html, .png or .txt')
+    p.add_argument('--memory', metavar='SIZE', help='that a step may use on each device, e.g. 15GiB: says which model.remat fits')
     p = _sub(commands, 'demo', demo, 'pre-train a tiny model on the synthetic world and say what it learned')
     p.add_argument('--run', metavar='FOLDER', default='runs/demo', help='default: runs/demo')
     p.add_argument('settings', nargs='*', metavar='name=value')
@@ -251,6 +254,7 @@ def parser() -> Parser:
     p.add_argument('--clips', type=int, default=200, help='of a labelled collection: how many are opened, evenly spread (default: 200; 0: all)')
     add_source(p, None)
     add_use(functools.partial(_sub, commands))
+    add_plan(functools.partial(_sub, commands))
     add_data(functools.partial(_sub, commands))
     return out
 

@@ -7,7 +7,7 @@ here = Path(__file__).parent
 parser = ConfigParser(delimiters=['='])
 parser.read(here / 'settings.ini', encoding='utf-8')
 cfg = parser['DEFAULT']
-extras = {name: cfg[f'{name}_requirements'].split() for name in ('notebook', 'logs', 'hub', 'hdf5', 'tpu', 'cuda', 'dev')}
+extras = {name: cfg[f'{name}_requirements'].split() for name in ('notebook', 'logs', 'hub', 'hdf5', 'tpu', 'tpu-plan', 'cuda', 'dev')}
 extras['dev'] += extras['notebook']
 readme = here / 'README.md'
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
 from .config import *
+from .hardware import *
 from .devices import *
 from .tasks import *
 from .data.labels import *
@@ -21,6 +22,7 @@ from .data.loader import *
 from .model.patching import *
 from .model.positions import *
 from .model.masking import *
+from .model.recompute import *
 from .model.transformer import *
 from .model.encoders import *
 from .model.decoders import *
@@ -40,6 +42,7 @@ from .train.metrics import *
 from .train.predictions import *
 from .train.scores import *
 from .train.finetune import *
+from .train.abstract import *
 from .train.features import *
 from .train.probes import *
 from .train.retrieval import *
@@ -54,6 +57,10 @@ from .view.check import *
 from .view.answers import *
 from .view.classes import *
 from .view.localisation import *
+from .plan.program import *
+from .plan.ahead import *
+from .plan.roofline import *
+from .plan.plan import *
 from .view.learner import *
 from .view.explore import *
 from .view.attention import *

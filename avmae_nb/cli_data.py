@@ -27,10 +27,12 @@ def stats(args):
 
 def prepare(args):
     "Transcode a collection once"
+    from functools import partial
+    from tqdm import tqdm
     from avmae_nb.data.prepare import prepare
     from avmae_nb.data.sources import open_source
     missing = open_source(_given_data(args), 'all').missing if args.labels or args.source != 'folder' else ()
-    print(prepare(args.path, args.to, args.workers, args.short_side, missing, lambda line: print(line, flush=True)))
+    print(prepare(args.path, args.to, args.workers, args.short_side, missing, partial(tqdm, unit='file', disable=None)))   # a bar where somebody looks, nothing in a log file
 
 def add_source(p, default: str | None = 'folder'):
     "The options that name labelled data"
@@ -51,7 +53,7 @@ def add_data(add):   # add: (name, function, help) -> parser
     p.add_argument('path', metavar='FOLDER')
     p.add_argument('to', metavar='NEW_FOLDER')
     add_source(p)
-    p.add_argument('--workers', type=int, default=os.cpu_count() or 1, help='processes (default: one a core)')
+    p.add_argument('--workers', type=int, default=os.cpu_count() or 1, help='processes (default: one a core; 0: in this one)')
     p.add_argument('--short-side', type=int, default=256, help='pixels (default: 256)')
 
 def inspect_source(args):
@@ -62,6 +64,6 @@ def inspect_source(args):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')   # its notes are printed with the rest
         source = open_source(Data(source=args.source or 'folder', path=str(Path(args.paths[0]).expanduser()), labels=args.labels), args.split)
-    found = survey(source, args.clips)
+    found = survey(source, args.clips or None)
     print(found)
     return 1 if found.counts['unreadable'] else 0

@@ -324,7 +324,7 @@ class Model(Config):
     normalise_targets: bool = False   # per patch, mean 0 and variance 1
     scored: Literal['masked', 'all'] = 'masked'   # all: visible patches count in the loss too
     dtype: Literal['float32', 'bfloat16'] = 'float32'   # of the computation; parameters stay float32
-    remat: Literal['none', 'block'] = 'none'   # block: recompute each layer in the backward pass: half the memory, 0.9x the speed
+    remat: Literal['none', 'attention', 'block', 'everything'] = 'none'   # what the backward pass recomputes instead of keeping: the attention of each layer, each layer, groups of layers and each layer; memory and arithmetic by `avmae plan`
     encoder_stack: Stack | None = None   # instead of the one of `size`
     decoder_stack: Stack | None = None
     def check(self):

@@ -23,7 +23,7 @@ class Classifier(Config):
     positions: Literal['sinusoidal', 'sinusoidal_3d', 'learned', 'learned_space_time'] = 'sinusoidal'
     modality_tokens: bool = False
     dtype: Literal['float32', 'bfloat16'] = 'float32'
-    remat: Literal['none', 'block'] = 'none'
+    remat: Literal['none', 'attention', 'block', 'everything'] = 'none'   # as in pre-training
     encoder_stack: Stack | None = None   # instead of the one of `size`
     def check(self):
         if not self.classes or min(self.classes) < 1: raise ConfigError(f'Classifier.classes={self.classes} wants the number of classes of each head, e.g. (309,)')

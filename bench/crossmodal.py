@@ -1,6 +1,10 @@
 """What each modality gains from the other: a fusing model on the synthetic world, several seeds, t intervals.
 
-usage: python bench/crossmodal.py [--seeds 3] [--clips 512] [--out bench/crossmodal.json] [name=value ...]
+usage: python bench/crossmodal.py [--demo] [--seeds 3] [--clips 512] [--out bench/crossmodal.json] [name=value ...]
+
+`--demo` trains the preset of `make demo` as it is (its decoder cannot show a gain where a whole modality is hidden), for its errors against the baselines; results go to bench/baselines.json.
+
+Seeds that the file already holds, of the same settings, are not trained again.
 
 Each modality is hidden as a whole from a part of the clips in training, so that only the other one can tell what was there, and the decoder
 is a joint one (a decoder that is shared or separate sees nothing of the other modality where a whole one is hidden).
@@ -26,23 +30,40 @@ def one_seed(config, clips: int) -> tuple:
     hidden = {m: cross_modal_gain(learner.model, batches, plain.replace(**{f'{m}.mask': Mask('modality')})) for m in config.modalities}
     return masked_error(learner.model, batches, plain), hidden
 
+def done_before(out: Path, config, clips: int) -> list[dict]:
+    "Results in the file, where its settings are the same"
+    if not out.exists(): return []
+    found = json.loads(out.read_text())
+    return found['seeds'] if (found['config'], found['clips']) == (json.loads(json.dumps(config.to_dict())), clips) else []
+
+def row_of(seed: int, error, hidden: dict) -> dict:
+    "What is kept of one seed"
+    return {'seed': seed, 'model': error.model, 'mean patch': error.mean_patch, 'nearest in time': error.nearest_in_time, 'whole modality hidden': {m: g.errors[m] for m, g in hidden.items()},
+            'gain': {m: g.gain(m) for m, g in hidden.items()}, 'gain against another clip': {m: g.gain(m, 'another clip') for m, g in hidden.items()}}
+
+def show(rows: list[dict], modalities):
+    "Means over the seeds, with intervals"
+    print(f'\n{len(rows)} seeds, mean and 95% t interval')
+    for m in modalities:
+        for what in ('model', 'mean patch', 'nearest in time', 'gain', 'gain against another clip'):
+            mean, half = interval([r[what][m] for r in rows])
+            print(f'{m}: {what:26} ' + (f'{mean:6.1%} +- {half:.1%}' if what.startswith('gain') else f'{mean:.4f} +- {half:.4f}'))
+
 def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (('--seeds', 3), ('--clips', 512)): args.add_argument(name, type=int, default=default)
-    args.add_argument('--out', type=Path, default=Path('bench/crossmodal.json'))
+    args.add_argument('--demo', action='store_true', help='the preset of `make demo` as it is')
+    args.add_argument('--out', type=Path, help='default: bench/crossmodal.json, with --demo bench/baselines.json')
     args.add_argument('settings', nargs='*', help='name=value, e.g. train.epochs=12')
     args = args.parse_args()
-    config, rows, started = preset('tiny').override(*SETTINGS, *args.settings), [], time.time()
-    for seed in range(args.seeds):
+    out = args.out or Path('bench') / ('baselines.json' if args.demo else 'crossmodal.json')
+    config, started = preset('tiny').override(*(() if args.demo else SETTINGS), *args.settings), time.time()
+    rows = done_before(out, config, args.clips)
+    for seed in sorted(set(range(args.seeds)) - {r['seed'] for r in rows}):
         error, hidden = one_seed(config.replace(**{'train.seed': seed, 'train.eval_clips': 0}), args.clips)
-        rows.append({'seed': seed, 'model': error.model, 'mean patch': error.mean_patch, 'nearest in time': error.nearest_in_time, 'whole modality hidden': {m: g.errors[m] for m, g in hidden.items()},
-                     'gain': {m: g.gain(m) for m, g in hidden.items()}, 'gain against another clip': {m: g.gain(m, 'another clip') for m, g in hidden.items()}})
+        rows.append(row_of(seed, error, hidden))
         print(f'seed {seed}\n{error}\n' + '\n'.join(f'{m} hidden as a whole: ' + ', '.join(f'{k} {v:.4f}' for k, v in g.errors[m].items()) for m, g in hidden.items()), flush=True)
-        args.out.write_text(json.dumps({'config': config.to_dict(), 'clips': args.clips, 'jax': jax.__version__, 'minutes': round((time.time() - started) / 60, 1), 'seeds': rows}, indent=1) + '\n')
-    print(f'\n{len(rows)} seeds, mean and 95% t interval')
-    for m in config.modalities:
-        for what in ('gain', 'gain against another clip'):
-            mean, half = interval([r[what][m] for r in rows])
-            print(f'{m}: {what:26} {mean:6.1%} +- {half:.1%}')
+        out.write_text(json.dumps({'config': config.to_dict(), 'clips': args.clips, 'jax': jax.__version__, 'minutes': round((time.time() - started) / 60, 1), 'seeds': rows}, indent=1) + '\n')
+    show(rows, config.modalities)
 
 if __name__ == '__main__': main()

@@ -64,7 +64,7 @@ def test_inspect(capsys, tmp_path):
 
 def test_inspect_empty_folder(capsys, tmp_path):
     code, _, err = run(capsys, 'inspect', tmp_path)
-    assert code == 2 and 'no media files' in err
+    assert code == 2 and 'no video or sound in it' in err
 
 def test_help_has_examples():
     done = subprocess.run([sys.executable, '-c', 'from avmae_nb.cli import main; main(["--help"])'], capture_output=True, text=True)

@@ -1,9 +1,13 @@
 "The same numbers on one device and on eight, however the mesh is shaped; two processes; errors that say how to mend it"
 import json, os, socket, subprocess, sys
-import numpy as np, pytest
+import jax, numpy as np, pytest
 from avmae_nb import devices
 from conftest import simulated
+from toys import toy_tuning
 from avmae_nb.config import ConfigError
+from avmae_nb.data.sources import open_source
+from avmae_nb.train.finetune import build_classifier
+from avmae_nb.train.predictions import predict
 
 TRAIN = '''
 import sys, json, jax, numpy as np
@@ -56,8 +60,16 @@ jax.distributed.initialize(f"127.0.0.1:{sys.argv[2]}", 2, rank)
 from toys import toy_config
 from avmae_nb.train.pretrain import pretrain
 learner = pretrain(toy_config(**{"train.steps": 4, "train.eval_every": 4, "optim.warmup_epochs": 0.0, "optim.clip_norm": 1.0}), sys.argv[3]).fit()
-print("RESULT", json.dumps(dict(rank=rank, devices=jax.device_count(), losses=[r["loss"] for r in learner.history if "loss" in r])), flush=True)
+from test_devices import scored
+print("RESULT", json.dumps(dict(rank=rank, devices=jax.device_count(), losses=[r["loss"] for r in learner.history if "loss" in r], scored=scored())), flush=True)
 '''
+
+def scored() -> list:
+    "Logits of 11 held-out clips in two views, by an untrained classifier whose head is not zero"
+    c = toy_tuning()
+    model = build_classifier(c)
+    model.head.kernel[...] = jax.random.normal(jax.random.key(0), model.head.kernel.shape)
+    return predict(model, open_source(c.data, 'eval'), c, 11, views=2).logits.tolist()
 
 def test_two_processes_over_loopback(one, tmp_path):
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
@@ -70,6 +82,7 @@ def test_two_processes_over_loopback(one, tmp_path):
         found = json.loads(next(l for l in t.splitlines() if l.startswith('RESULT'))[7:])
         assert found['devices'] == 4
         np.testing.assert_allclose(found['losses'], one['losses'], rtol=1e-5)
+        np.testing.assert_allclose(found['scored'], scored(), atol=1e-5)
     assert len((tmp_path/'run'/'log.jsonl').read_text().splitlines()) == 5   # one process writes the log
 
 def test_batch_that_cannot_be_split(run_python):

@@ -68,6 +68,8 @@ def test_the_card_of_the_best_checkpoint_is_of_its_step(tuned):
     assert f'Steps: {step} of batch' in (folder/'README.md').read_text()
     want, got = (jax.tree.leaves(nnx.state(m, nnx.Param)) for m in (load_finetuned(tuned/'whole', step)[0], open_model(folder).model))
     for x, y in zip(want, got): np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+    names = open_model(folder).class_names
+    assert names == open_model(tuned/'whole').class_names and [len(n) for n in names.values()] == [16] and len(set(*names.values())) == 16
 
 def test_changed_options_are_refused(tuned):
     with pytest.raises(ConfigError, match='augment.smoothing: 0.1 in the run, 0.2 now'): finetune(toy_tuning(init=str(tuned/'pre'), **{'augment.smoothing': 0.2}), tuned/'whole')

@@ -178,3 +178,14 @@ closed.close()
 print('end')
 """
     assert run_python(code).strip() == 'end'
+
+class Skewed(Plain):
+    "One clip of class 0, fifty of class 1"
+    def __init__(self): super().__init__(51)
+    def label(self, i): return min(i, 1)
+
+def test_balanced_sampling_draws_classes_not_clips():
+    drawn = lambda on: np.concatenate([loader.batch_at(s)['index'] for loader in [Loader(Skewed(), SMALL.replace(**{'data.balanced': on}))] for s in range(40)])
+    even, plain = drawn(True), drawn(False)
+    assert 55 < (even == 0).sum() < 105 and len(set(even[even > 0])) > 35   # 80 of 160 in the mean; half of the draws are spread over the fifty
+    assert (plain == 0).sum() <= 4

@@ -42,7 +42,7 @@ def test_every_combination_learns(encoder, decoder, objective):
     assert np.isfinite(losses).all() and losses[-1] < 0.7 * losses[0], losses[::6]
 
 @pytest.mark.parametrize('changes', [dict(objective='inpainting', inpainting='displaced'), dict(modality_tokens=True), dict(normalise_targets=True), dict(scored='all'),
-                                     dict(remat='block'), dict(dtype='bfloat16'), dict(positions='learned'), dict(positions='learned_space_time'), dict(positions='sinusoidal_3d')], ids=str)
+                                     dict(remat='block'), dict(remat='everything'), dict(dtype='bfloat16'), dict(positions='learned'), dict(positions='learned_space_time'), dict(positions='sinusoidal_3d')], ids=str)
 def test_every_option_learns(changes):
     masks = make_masks(jax.random.key(1), MODS, MASKS, 4)
     losses = train(AVMAE(TOY.replace(encoder='mid', **changes), MODS, nnx.Rngs(0)), toy_inputs(), masks, 40)
@@ -74,7 +74,8 @@ def test_remat_gives_the_same_gradients():
     def grads(remat):
         graph, params = nnx.split(AVMAE(TOY.replace(remat=remat), MODS, nnx.Rngs(0)))
         return jax.tree.leaves(jax.grad(lambda p: nnx.merge(graph, p).loss(inputs, masks)[0])(params))
-    for a, b in zip(grads('none'), grads('block')): np.testing.assert_allclose(a, b, atol=1e-6)
+    for remat in ('attention', 'block', 'everything'):
+        for a, b in zip(grads('none'), grads(remat)): np.testing.assert_allclose(a, b, atol=1e-6)
 
 @settings(max_examples=12, deadline=None)
 @given(st.sampled_from(MASK_KINDS), st.floats(0, 0.97), st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(1, 4)), st.integers(0, 2**31 - 1))

@@ -7,7 +7,7 @@ ROOT = Path(__file__).parents[1]
 CFG = configparser.ConfigParser(delimiters=['='])
 CFG.read(ROOT / 'settings.ini')
 CFG = CFG['DEFAULT']
-FLOORS = {'config': 0, 'files': 0, 'tasks': 0, 'data': 0, 'devices': 0, 'model': 1, 'train': 2, 'view': 3, 'interop': 3, 'recipes': 4, 'cli': 4}
+FLOORS = {'config': 0, 'files': 0, 'tasks': 0, 'data': 0, 'devices': 0, 'hardware': 0, 'model': 1, 'train': 2, 'view': 3, 'plan': 3, 'interop': 3, 'recipes': 4, 'cli': 4, 'cli_plan': 4}
 
 def names(requirements): return {re.split(r'[<>=\[!~]', r)[0].lower().replace('_', '-') for r in requirements.split()}
 def room(path): return path.relative_to(ROOT / 'avmae_nb').with_suffix('').parts[0]

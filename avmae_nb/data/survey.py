@@ -31,7 +31,7 @@ class Survey:
         self.counts[name] += 1
         self.names.setdefault(name, []).append(clip)
     def __str__(self):
-        lines = [f'{self.clips} clips, {self.opened} of them opened']
+        lines = [f'{self.clips} clips, ' + (f'{self.opened} of them opened' if self.opened < self.clips else 'all opened')]
         if self.durations: lines.append('duration: {:.2f} to {:.2f} s, median {:.2f}, {:.2f} h in all those opened'.format(min(self.durations), max(self.durations), np.median(self.durations), sum(self.durations) / 3600))
         lines += [f'{kind}: ' + ', '.join(f'{value} ({n})' for value, n in found.most_common(6)) for kind, found in self.kinds.items() if found]
         lines += [f'{flag}: {n}: {examples(self.names[flag])}' for flag, n in self.counts.items()]

@@ -49,14 +49,16 @@ class Stored:
     "What a folder holds"
     model: nnx.Module
     inputs: dict[str, Video | Audio] = field(default_factory=dict)   # how clips become inputs; empty if it was not saved
+    class_names: dict[str, list[str]] = field(default_factory=dict)   # of a classifier, by head; empty if they were not saved
 
-def save(model: nnx.Module, path, inputs: dict | None = None, facts: dict | None = None) -> Path:   # inputs: `Pretrain.inputs`
+def save(model: nnx.Module, path, inputs: dict | None = None, facts: dict | None = None, class_names: dict[str, list[str]] | None = None) -> Path:   # inputs: `Pretrain.inputs`; class_names: by head, in the order of the logits
     "Write `config.yaml`, `model.safetensors` and `README.md` into the folder `path`"
     from safetensors.numpy import save as to_bytes
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
     values = {'format': FOLDER_FORMAT, 'kind': _kind(model), 'model': model.config.to_dict(), 'modalities': {m: v.to_dict() for m, v in model.modalities.items()},
               'inputs': {m: v.to_dict() for m, v in (inputs or {}).items()}}
+    if class_names: values['class_names'] = {head: list(names) for head, names in class_names.items()}
     if isinstance(model, EncoderClassifier): values |= {'classes': list(model.classes), 'seconds': model.seconds}
     (path/'config.yaml').unlink(missing_ok=True)   # it comes last: a folder that a kill left half written has none
     write_whole(path/'model.safetensors', to_bytes({k: np.ascontiguousarray(x) for k, x in parameters(model).items()}))
@@ -93,10 +95,11 @@ def load(path) -> Stored:
         more = (tuple(values['classes']),) if 'classes' in values else ()
         make = config.from_dict(values['model'])
         inputs = {m: (Audio if 'logmel' in v else Video).from_dict(v) for m, v in (values.get('inputs') or {}).items()}
+        named = {str(head): [str(n) for n in names] for head, names in (values.get('class_names') or {}).items()}
     except (ConfigError, KeyError, TypeError, AttributeError) as e: raise WeightsError(f'{path}/config.yaml: {e}') from None
     model = blank(lambda: cls(make, mods, *more, nnx.Rngs(0), *((values.get('seconds'),) if more else ())))
     own = parameters(model)
     wrong = sorted(set(own) ^ set(weights)) or [k for k in own if own[k].shape != weights[k].shape]
     if wrong: raise WeightsError(f'{path}: weights do not fit config.yaml, {len(wrong)} parameters differ, e.g. {wrong[0]}')
     set_parameters(model, weights)
-    return Stored(model, inputs)
+    return Stored(model, inputs, named)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['is_run', 'open_model', 'run_facts', 'hand_out', 'upload']
 
-# %% ../../nbs/interop/05_handout.ipynb #1d8109a8
+# %% ../../nbs/interop/05_handout.ipynb #0f157d1c
 import json
 from pathlib import Path
 from ..config import ConfigError, Pretrain
@@ -13,7 +13,7 @@ from .folder import Stored, load, save
 from .released import Loaded, WeightsError, load_released
 from ..train.callbacks import read_log
 from ..train.checkpoint import RunError, read_config, saved_steps
-from ..train.finetune import load_any, run_checkpoints, run_kind
+from ..train.finetune import load_any, read_class_names, run_checkpoints, run_kind
 
 # %% ../../nbs/interop/05_handout.ipynb #2daf6634
 def is_run(path) -> bool:
@@ -25,13 +25,13 @@ def open_model(path, which: str | int = 'latest') -> Stored | Loaded:
     path = Path(path).expanduser()
     if is_run(path):
         model, config = load_any(path, which)
-        return Stored(model, config.inputs)
+        return Stored(model, config.inputs, read_class_names(path))
     if path.is_file(): return load_released(path)
     if not path.exists(): raise WeightsError(f'no file or folder {path}: give a run folder, a folder written by `avmae export`, or a checkpoint file')
     if (path/'checkpoint').is_file(): return load_released(path/'checkpoint')   # as the authors' folders are laid out
     return load(path)
 
-# %% ../../nbs/interop/05_handout.ipynb #26d73d2f
+# %% ../../nbs/interop/05_handout.ipynb #74298c7e
 def run_facts(run, which: str | int = 'latest') -> dict[str, str]:
     "What a run folder says about its training, for the model card"
     run, step = Path(run), which
@@ -54,7 +54,7 @@ def hand_out(run, path, which: str | int = 'latest') -> Path:
     path = Path(path).expanduser()
     if path.exists() and (not path.is_dir() or any(path.iterdir())): raise WeightsError(f'{path} exists and is not empty: give another folder, nothing is overwritten')
     found = open_model(run, which)
-    return save(found.model, path, found.inputs, run_facts(run, which) if is_run(run) else {'Weights from': Path(run).name})
+    return save(found.model, path, found.inputs, run_facts(run, which) if is_run(run) else {'Weights from': Path(run).name}, getattr(found, 'class_names', None))
 
 # %% ../../nbs/interop/05_handout.ipynb #23935e25
 def upload(folder, to: str, private: bool = True, hub=None) -> str:   # to: 'owner/name'; hub: an `HfApi`, None: made here

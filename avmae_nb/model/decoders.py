@@ -68,7 +68,7 @@ def displaced_plan(target: str, encoded: Tokens, masks: dict[str, Masking], code
 
 PLANS = {('joint', 'full'): joint_plan, ('joint', 'displaced'): joint_plan, ('inpainting', 'full'): full_plan, ('inpainting', 'displaced'): displaced_plan}
 
-# %% ../../nbs/model/05_decoders.ipynb #03e08d58
+# %% ../../nbs/model/05_decoders.ipynb #b88d4b0b
 class Decoder(nnx.Module):
     "Projections, mask tokens, position codes, stacks and heads for every modality (METHOD sections 4, 7, 8)"
     def __init__(self, model: config.Model, modalities: dict[str, config.Modality], dtype, rngs: nnx.Rngs):
@@ -79,7 +79,7 @@ class Decoder(nnx.Module):
         self.mask_token = per(lambda v: nnx.Param(jnp.zeros(stack.width)))
         self.modality_token = per(lambda v: nnx.Param(jnp.zeros(stack.width))) if model.modality_tokens else None
         self.positions = per(lambda v: positions(model.decoder_positions or model.positions, v.grid, stack.width, rngs))
-        self.stacks = strategy(model.decoder, modalities, stack, model.decoder_fusion_depth, dtype=dtype, remat=model.remat != 'none', rngs=rngs)
+        self.stacks = strategy(model.decoder, modalities, stack, model.decoder_fusion_depth, dtype=dtype, remat=model.remat, rngs=rngs)
         zeros = nnx.initializers.zeros_init()
         self.head = per(lambda v: nnx.Linear(stack.width, v.values, dtype=dtype, kernel_init=zeros, rngs=rngs))
 

@@ -50,7 +50,7 @@ def classification_loss(logits: dict[str, Float[Array, "batch classes"]], labels
         each[m] = (losses.mean(-1) * weights).sum() / (weights.sum() + 1e-8)
     return sum(each.values()) / len(each), each
 
-# %% ../../nbs/model/10_heads.ipynb #9c7dfb23
+# %% ../../nbs/model/10_heads.ipynb #253fcff1
 class EncoderClassifier(nnx.Module):
     "The encoder of an `AVMAE` with a linear classifier on each modality's mean token (Table A7, and the linear probe of Table A11)"
     def __init__(self, model: Model, modalities: dict[str, Modality], classes: tuple[int, ...], rngs: nnx.Rngs, seconds: int | None = None):
@@ -61,7 +61,7 @@ class EncoderClassifier(nnx.Module):
         self.embedding = per(lambda v: embedding(v, stack.width, dtype, rngs))
         self.positions = per(lambda v: positions(model.positions, v.grid, stack.width, rngs))
         self.modality_token = per(lambda v: nnx.Param(jnp.zeros(stack.width))) if model.modality_tokens else None
-        self.encoder = strategy(model.encoder, modalities, stack, model.fusion_depth, dtype=dtype, remat=model.remat != 'none', rngs=rngs)
+        self.encoder = strategy(model.encoder, modalities, stack, model.fusion_depth, dtype=dtype, remat=model.remat, rngs=rngs)
         self.head = nnx.Linear(stack.width, sum(classes), dtype=dtype, kernel_init=nnx.initializers.zeros_init(), rngs=rngs)
 
     embed, encode, _cut = AVMAE.embed, AVMAE.encode, AVMAE._cut

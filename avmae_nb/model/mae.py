@@ -17,7 +17,7 @@ from .masking import Masking, all_visible, make_masks
 from .patching import embedding, grid_of, patchify, put_back, take, unpatchify, with_channels
 from .positions import positions
 
-# %% ../../nbs/model/07_mae.ipynb #5937adc1
+# %% ../../nbs/model/07_mae.ipynb #06a0027c
 class AVMAE(nnx.Module):
     "Audiovisual masked autoencoder (paper section 3). Parameters are float32; `model.dtype` is that of the computation"
     def __init__(self, model: Model, modalities: dict[str, Modality], rngs: nnx.Rngs):
@@ -27,7 +27,7 @@ class AVMAE(nnx.Module):
         self.embedding = per(lambda v: embedding(v, stack.width, dtype, rngs))
         self.positions = per(lambda v: positions(model.positions, v.grid, stack.width, rngs))
         self.modality_token = per(lambda v: nnx.Param(jnp.zeros(stack.width))) if model.modality_tokens else None
-        self.encoder = strategy(model.encoder, modalities, stack, model.fusion_depth, dtype=dtype, remat=model.remat != 'none', rngs=rngs)
+        self.encoder = strategy(model.encoder, modalities, stack, model.fusion_depth, dtype=dtype, remat=model.remat, rngs=rngs)
         self.decoder = Decoder(model, modalities, dtype, rngs)
 
     def embed(self, patches: dict, masks: dict[str, Masking], grids: dict) -> tuple[Tokens, Tokens]:

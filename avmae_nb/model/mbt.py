@@ -6,7 +6,7 @@
 __all__ = ['drop_rates', 'drop_patterns', 'layer_with_drops', 'Layers', 'alone', 'fused', 'second_weights', 'pool_seconds',
            'chosen', 'classify', 'MBT', 'mean_logits']
 
-# %% ../../nbs/model/09_mbt.ipynb #2c124026
+# %% ../../nbs/model/09_mbt.ipynb #dfbe85ad
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
@@ -15,10 +15,11 @@ from .encoders import PerModality, Tokens
 from .mae import Frozen
 from .patching import embedding, grid_of, patchify
 from .positions import positions
+from .recompute import scan_layers
 from .transformer import Block, layer_norm
 from ..tasks import Classifier
 
-# %% ../../nbs/model/09_mbt.ipynb #ab79c2ee
+# %% ../../nbs/model/09_mbt.ipynb #aac08e0a
 def drop_rates(rate: float, layers: int) -> Float[np.ndarray, "layers"]:
     "Probability that a branch of each layer is dropped"
     return rate * np.arange(layers) / max(layers - 1, 1)
@@ -30,31 +31,29 @@ def drop_patterns(key, model: Classifier, names, batch: int) -> dict[str, Float[
     draw = lambda k: (jax.random.uniform(k, (len(rates), 2, batch)) < rates).astype(jnp.float32)
     return {m: draw(k) for m, k in zip(names, jax.random.split(key, len(names)))}
 
-def layer_with_drops(block: Block, x: Float[Array, "batch tokens width"], kept: Float[Array, "2 batch"] | None) -> Float[Array, "batch tokens width"]:
+def layer_with_drops(block: Block, x: Float[Array, "batch tokens width"], kept: Float[Array, "2 batch"] | None, remat: str = 'none') -> Float[Array, "batch tokens width"]:
     "One layer; `kept` multiplies each example's attention and MLP branch"
-    if kept is None: return block(x)
+    if kept is None: return block(x, remat=remat)
     attention, mlp = kept.astype(x.dtype)[..., None, None]
-    x = x + attention * block.attention(block.norm1(x))
+    x = x + attention * block.attend(x, remat=remat)
     return x + mlp * block.mlp(block.norm2(x))
 
-# %% ../../nbs/model/09_mbt.ipynb #1e11a63e
+# %% ../../nbs/model/09_mbt.ipynb #593db463
 class Layers(nnx.Module):
     "Layers without a final norm, stacked over a leading axis"
     def __init__(self, stack: Stack, dtype, rngs: nnx.Rngs): self.blocks = nnx.split_rngs(splits=stack.layers)(nnx.vmap(lambda rngs: Block(stack, dtype, rngs)))(rngs)
 
-def _scan(step, carry, xs, remat: bool): return jax.lax.scan(jax.checkpoint(step) if remat else step, carry, xs)[0]
-
-def alone(graph, weights, kept, x, remat: bool = False) -> Float[Array, "batch tokens width"]:
+def alone(graph, weights, kept, x, remat: str = 'none') -> Float[Array, "batch tokens width"]:
     "One modality through layers of its own"
-    return _scan(lambda x, w: (layer_with_drops(nnx.merge(graph, w[0]), x, w[1]), None), x, (weights, kept), remat)
+    return scan_layers(lambda x, w: layer_with_drops(nnx.merge(graph, w[0]), x, w[1], remat), x, (weights, kept), remat)
 
-def fused(graphs: dict, weights: dict, kept: dict, tokens: Tokens, z: Float[Array, "batch bottlenecks width"], remat: bool = False) -> tuple[Tokens, Array]:
+def fused(graphs: dict, weights: dict, kept: dict, tokens: Tokens, z: Float[Array, "batch bottlenecks width"], remat: str = 'none') -> tuple[Tokens, Array]:
     "All modalities through the same depths, exchanging `z` (METHOD section 11)"
     def step(carry, w):
         tokens, z = carry
-        out = {m: layer_with_drops(nnx.merge(graphs[m], w[0][m]), jnp.concatenate([x, z], 1), w[1][m]) for m, x in tokens.items()}
-        return ({m: out[m][:, :x.shape[1]] for m, x in tokens.items()}, sum(out[m][:, x.shape[1]:] for m, x in tokens.items()) / len(tokens)), None
-    return _scan(step, (tokens, z), (weights, kept), remat)
+        out = {m: layer_with_drops(nnx.merge(graphs[m], w[0][m]), jnp.concatenate([x, z], 1), w[1][m], remat) for m, x in tokens.items()}
+        return {m: out[m][:, :x.shape[1]] for m, x in tokens.items()}, sum(out[m][:, x.shape[1]:] for m, x in tokens.items()) / len(tokens)
+    return scan_layers(step, (tokens, z), (weights, kept), remat)
 
 # %% ../../nbs/model/09_mbt.ipynb #c1e03903
 def second_weights(modality: Modality, steps: int, seconds: int) -> Float[np.ndarray, "seconds steps"]:
@@ -85,7 +84,7 @@ def classify(encoded: Tokens, modalities: dict, seconds: int | None, head) -> di
     pooled = {m: x.astype(jnp.float32).mean(1) if seconds is None else pool_seconds(x.astype(jnp.float32), modalities[m], seconds) for m, x in encoded.items()}
     return {'encoded': encoded, 'pooled': pooled, 'logits': {m: head(x).astype(jnp.float32) for m, x in pooled.items()}}
 
-# %% ../../nbs/model/09_mbt.ipynb #ee7ade75
+# %% ../../nbs/model/09_mbt.ipynb #5cd175de
 class MBT(nnx.Module):
     "Multimodal bottleneck transformer with a classifier (METHOD section 11). Without drop patterns it is deterministic"
     def __init__(self, model: Classifier, modalities: dict[str, Modality], rngs: nnx.Rngs):
@@ -115,7 +114,7 @@ class MBT(nnx.Module):
 
     def encode(self, inputs: dict, drops: dict | None = None, only: tuple[str, ...] | None = None) -> Tokens:
         "Tokens `[batch, tokens, width]` of each modality after the final norm; bottlenecks are dropped. `only`: these modalities; the others' streams do not run, and the next bottleneck is the mean over those that do"
-        tokens, kept, f, remat = self.embed(inputs, only), self.kept(drops), self.config.fusion_layer, self.config.remat != 'none'
+        tokens, kept, f, remat = self.embed(inputs, only), self.kept(drops), self.config.fusion_layer, self.config.remat
         split = {m: nnx.split(self.streams[m].blocks) for m in tokens}
         if self.bottleneck is None: f = self.config.encoder_layers.layers
         part = lambda tree, s: jax.tree.map(lambda w: w[s], tree)

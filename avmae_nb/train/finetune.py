@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['ERROR', 'STARTER', 'targets_of', 'mixable', 'Classification', 'build_classifier', 'log_loss', 'EvalScores',
-           'initialise', 'finetune', 'run_kind', 'run_checkpoints', 'load_finetuned', 'load_any']
+           'initialise', 'read_class_names', 'finetune', 'run_kind', 'run_checkpoints', 'load_finetuned', 'load_any']
 
 # %% ../../nbs/train/10_finetune.ipynb #5e0bc381
-import contextlib, importlib
+import contextlib, importlib, json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -129,6 +129,11 @@ def initialise(model: nnx.Module, config: Finetune, run: Path | None = None, say
     if run and not jax.process_index(): (run/'init.txt').write_text('\n'.join([*report.notes, *report.lines()]) + '\n')
     return report
 
+def read_class_names(run: str | Path) -> dict[str, list[str]]:
+    "Names of the classes by head, in the order of the logits; empty where a run has none"
+    with contextlib.suppress(OSError, ValueError): return json.loads((Path(run)/'classes.json').read_text())
+    return {}
+
 def finetune(config: Finetune,
              run: str | Path | None = None,   # run folder; None: nothing is written
              callbacks=None,   # besides log, progress, evaluation and checkpoints
@@ -141,6 +146,7 @@ def finetune(config: Finetune,
         for s in filter(None, (source, held_out)): check_labels(s, config.labels, config.classifier.classes, config.classifier.seconds)
         model = build_classifier(config)
         if run is None or not saved_steps(run): initialise(model, config, Path(run) if run else None)
+        if run and not jax.process_index(): (Path(run)/'classes.json').write_text(json.dumps(source.labels.heads, indent=1) + '\n')
         return Parts(model, Classification(config), EvalScores(held_out, config) if held_out is not None else None, ERROR)
     return start(config, run, make, callbacks, fast, limit)
 

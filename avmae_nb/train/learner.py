@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Weights', 'Term', 'as_terms', 'total_loss', 'means', 'add_terms', 'TrainState', 'initial_state', 'micro_batches',
-           'value_and_grad', 'moving_average', 'apply_update', 'make_update', 'Settings', 'Diverged', 'stop_signals',
-           'Learner']
+           'value_and_grad', 'moving_average', 'apply_update', 'make_update', 'abstract_state', 'jit_update',
+           'Settings', 'Diverged', 'stop_signals', 'Learner']
 
 # %% ../../nbs/train/02_learner.ipynb #8b71e179
 import contextlib, itertools, signal, threading
@@ -112,7 +112,7 @@ def value_and_grad(terms_of, params, batch, key, n: int = 1):
     terms = {k: Term(t.sum(), weights[k], scales[k]) for k, t in totals.items()}
     return total_loss(terms), terms, grads
 
-# %% ../../nbs/train/02_learner.ipynb #2a7d2b59
+# %% ../../nbs/train/02_learner.ipynb #3d85cddf
 def moving_average(ema, params, decay: float, step):
     "`ema <- d ema + (1 - d) params`, with a smaller d in the first steps so that the start is forgotten"
     d = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
@@ -139,6 +139,14 @@ def make_update(weights: Weights, objective, optimizer: Optimizer, seed: int):
         new = apply_update(state, grads, optimizer, jnp.isfinite(loss) & jnp.isfinite(norm))
         return new, {**means(terms), 'loss': loss, 'gradient_norm': norm, 'learning_rate': optimizer.schedule(state.step), 'skipped': new.skipped, 'skipped_in_row': new.in_row}
     return update
+
+def abstract_state(params: dict, optimizer: Optimizer) -> TrainState:
+    "Shapes of the state for these parameters (or their shapes); nothing is computed"
+    return jax.eval_shape(lambda p: initial_state(p, optimizer), params)
+
+def jit_update(update, shardings: TrainState, mesh):
+    "The step as it is compiled, here and ahead of time for another machine: the state stays where it is and is donated"
+    return jax.jit(update, donate_argnums=0, out_shardings=(shardings, NamedSharding(mesh, P())))
 
 # %% ../../nbs/train/02_learner.ipynb #c05af8e0
 @dataclass(frozen=True)
@@ -167,7 +175,7 @@ def stop_signals(learner):
     finally:
         for s, h in before.items(): signal.signal(s, h if h is not None else signal.SIG_DFL)
 
-# %% ../../nbs/train/02_learner.ipynb #3e86d2e2
+# %% ../../nbs/train/02_learner.ipynb #4fed5a11
 class Learner:
     "Trains `model` on `objective`: `step(batch)`, `loop(steps)`, `fit()`"
     def __init__(self, model: nnx.Module, objective, optimizer: Optimizer,
@@ -184,15 +192,14 @@ class Learner:
     def reset(self, params: dict):
         "Start at step 0 with these parameters"
         make = lambda p: initial_state(p, self.optimizer)
-        self.shardings = devices.weight_shardings(jax.eval_shape(make, params), self.mesh)
+        self.shardings = devices.weight_shardings(abstract_state(params, self.optimizer), self.mesh)
         self.state = jax.jit(make, out_shardings=self.shardings)(jax.tree.map(np.asarray, params) if jax.process_count() > 1 else params)
         self.steps_done = 0
 
     @cached_property
     def update(self):
         "The compiled step `(state, batch) -> (state, metrics)`; the state is donated"
-        update = make_update(self.weights, self.objective, self.optimizer, self.settings.seed)
-        return jax.jit(update, donate_argnums=0, out_shardings=(self.shardings, NamedSharding(self.mesh, P())))
+        return jit_update(make_update(self.weights, self.objective, self.optimizer, self.settings.seed), self.shardings, self.mesh)
 
     @property
     def model(self) -> nnx.Module:
@@ -231,7 +238,7 @@ class Learner:
                 if self._stop(): break
         self.flush()
 
-# %% ../../nbs/train/02_learner.ipynb #679d99e4
+# %% ../../nbs/train/02_learner.ipynb #62aaee81
 @patch
 def flush(self: Learner):
     "Hand the metrics of the last finished step to the callbacks"

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['bytes_text', 'size_of', 'parameter_table', 'token_table', 'time_step', 'time_loading', 'cost_table', 'plot_schedule',
-           'remarks', 'check']
+           'remarks', 'memory_size', 'policy_sizes', 'memory_advice', 'memory_table', 'check']
 
-# %% ../../nbs/view/06_check.ipynb #3512ebb3
-import math, time
+# %% ../../nbs/view/06_check.ipynb #6b9fccd2
+import math, re, time
 import jax, jax.numpy as jnp, numpy as np
 from .. import devices
-from ..config import Pretrain
-from ..model.flops import step_flops
+from ..config import ConfigError, Pretrain, Run
+from ..model.flops import recomputed_flops, step_flops
+from ..train.abstract import REMAT, remat_field, step_bytes
 from ..train.callbacks import duration_text
 from ..train.learner import Learner
 from .batch import draw_masks, hidden_grids, show_batch
@@ -118,7 +119,7 @@ def _draw_ratios(ax, at, ratios: dict):
     for i, (m, r) in enumerate(ratios.items()): ax.plot(at, r, color=COLOURS[1 + i], ls='--', lw=1.2, label=f'mask ratio, {m}')
     ax.set(ylim=(0, 1), ylabel='mask ratio'); ax.spines['right'].set_visible(True); ax.legend(loc='lower right')
 
-# %% ../../nbs/view/06_check.ipynb #f3cdcd98
+# %% ../../nbs/view/06_check.ipynb #2dbc812f
 def remarks(learner: Learner, batch: dict, times: dict, loading: float) -> list[str]:
     "What looks wrong or wasteful, and what to do about it"
     config, out = learner.config, [str(n) for n in getattr(learner.source, 'notes', ())]
@@ -131,20 +132,58 @@ def remarks(learner: Learner, batch: dict, times: dict, loading: float) -> list[
             if not (abs(mean) < 3 and 0.2 < std < 5): out.append(f'{m}: this batch has mean {mean:.2g} and deviation {std:.2g}; measure LogMel.mean and LogMel.std with avmae_nb.data.loader.logmel_statistics')
     if config.optim.warmup_epochs * learner.loader.steps_per_epoch > 0.5 * learner.optimizer.steps: out.append('warm-up takes more than half of the run: lower optim.warmup_epochs')
     peak, limit = times['peak'], devices.describe().memory
-    if peak and limit and peak > 0.9 * limit: out.append('the device is more than 90% full: use model.remat="block" or optim.accumulate')
+    if peak and limit and peak > 0.9 * limit: out.append('the device is more than 90% full: use model.remat="attention" or "block" (check(memory="15GiB") says which), or optim.accumulate')
     return out
 
 def _device_table() -> Panel:
     rows = [tuple(line.split(None, 1)) for line in repr(devices.describe()).splitlines()]
     return table(rows, ['device', 'found'], 'Device')
 
-# %% ../../nbs/view/06_check.ipynb #5666ba12
-def check(learner: Learner, clips: int = 2) -> Panels:  # clips drawn
+# %% ../../nbs/view/06_check.ipynb #464eba56
+def memory_size(text: str | int) -> int:
+    "`'15.5GiB'`, `'16 GB'` as bytes; a number is bytes already"
+    found = re.fullmatch(r'\s*([\d.]+)\s*(k|M|G|T)(i?)B\s*', str(text))
+    if isinstance(text, str) and not found: raise ConfigError(f'memory={text!r}: wants a number and a unit, e.g. "15.5GiB" or "16GB"')
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** ('kMGT'.index(found[2]) + 1)) if found else int(text)
+
+def policy_sizes(learner: Learner) -> dict[str, int]:
+    "Bytes a device that the step wants under each policy, as the compiler says"
+    field = remat_field(learner.config)
+    return {remat: step_bytes(learner.config.replace(**{field: remat}), learner.mesh) for remat in REMAT}
+
+def memory_advice(config: Run, sizes: dict[str, int], budget: int) -> str:
+    "Which policy to set"
+    field, now, fitting = remat_field(config), config.model.remat, [r for r, n in sizes.items() if n <= budget]
+    size = lambda r: f'{sizes[r] / 2**30:.2f} GiB'
+    if not fitting: return f'no {field} fits {budget / 2**30:.2f} GiB a device ({size(min(sizes, key=sizes.get))} at least): raise optim.accumulate, use train.fsdp, or lower train.batch'
+    if now == fitting[0]: return f'{field}={now} fits: {size(now)} of {budget / 2**30:.2f} GiB a device'
+    if now in fitting: return f'{field}={now} fits; {field}={fitting[0]} would too ({size(fitting[0])}) and recomputes less'
+    return f'{field}={now} does not fit ({size(now)} of {budget / 2**30:.2f} GiB a device): set {field}={fitting[0]} ({size(fitting[0])})'
+
+def memory_table(config: Run, sizes: dict[str, int], budget: int) -> Panel:
+    "Every policy: memory, what it recomputes, does it fit"
+    extra = lambda r: recomputed_flops(config.replace(**{remat_field(config): r})) / step_flops(config)
+    rows = [(r + (' (set)' if r == config.model.remat else ''), f'{n / 2**30:.3g} GiB', f'{extra(r):.0%}', 'fits' if n <= budget else 'does not fit') for r, n in sizes.items()]
+    return table(rows, [remat_field(config), 'a device', 'FLOPs recomputed', f'in {budget / 2**30:.3g} GiB'], 'Memory of a step, as compiled for these devices')
+
+# %% ../../nbs/view/06_check.ipynb #a261aeb2
+def _notes(said: list[str]) -> Panel: return Panel(text='\n'.join(f'- {s}' for s in said) if said else 'nothing to remark', title='Remarks')
+
+def _fitting(learner: Learner, memory) -> tuple[list[Panel], list[str], bool]:
+    "Table, remark, and whether the step may be run"
+    if memory is None: return [], [], True
+    budget, sizes = memory_size(memory), policy_sizes(learner)
+    return [memory_table(learner.config, sizes, budget)], [memory_advice(learner.config, sizes, budget)], sizes[learner.config.model.remat] <= budget
+
+def check(learner: Learner, clips: int = 2,  # clips drawn
+          memory: str | int | None = None) -> Panels:   # that a step may use on each device, e.g. '15.5GiB': which `remat` fits? A step that does not fit is not run
     "Everything to look at before training, on one page; a few steps run on a copy of the state"
     batch = learner.loader.batch_at(learner.steps_done)
-    times, loading = time_step(learner, batch), time_loading(learner)
-    said = remarks(learner, batch, times, loading)
-    notes = Panel(text='\n'.join(f'- {s}' for s in said) if said else 'nothing to remark', title='Remarks')
-    parts = [_device_table(), parameter_table(learner.state.params), token_table(learner.config, draw_masks(batch, learner.config)), cost_table(learner, times, loading, batch),
-             notes, plot_schedule(learner), show_batch(batch, learner.config, clips, learner.source, players=0)]
+    table_of_memory, said, fits = _fitting(learner, memory)
+    parts = [_device_table(), parameter_table(learner.state.params), token_table(learner.config, draw_masks(batch, learner.config)), *table_of_memory]
+    if fits:
+        times, loading = time_step(learner, batch), time_loading(learner)
+        parts.append(cost_table(learner, times, loading, batch))
+        said += remarks(learner, batch, times, loading)
+    parts += [_notes(said), plot_schedule(learner), show_batch(batch, learner.config, clips, learner.source, players=0)]
     return Panels(*parts, title=f'Before training: {learner.config.model.size}, {learner.config.model.encoder} encoder, {learner.config.model.decoder} decoder, batch {learner.config.train.batch}')

@@ -15,7 +15,7 @@ from ..train.rehearsal import Overfit, RateSearch
 from . import batch as _batch, check as _check, curves as _curves, results as _results
 from .live import Live, in_notebook
 
-# %% ../../nbs/view/07_learner.ipynb #01c4f65e
+# %% ../../nbs/view/07_learner.ipynb #d26e0f32
 def known(learner: Learner, what: str):  # 'config', 'source', 'evaluate'
     "What `pretrain` told its learner; a learner made by hand is told to use the functions"
     found = getattr(learner, what, None)
@@ -38,10 +38,10 @@ def show_masks(self: Learner, count: int = 2, seed: int = 0):
     return _batch.show_masks(self.loader.batch_at(self.steps_done), known(self, 'config'), None, count, seed, self.source)
 
 @patch
-def check(self: Learner, clips: int = 2):
-    "The page to look at before training"
+def check(self: Learner, clips: int = 2, memory: str | int | None = None):
+    "The page to look at before training; `memory`: of a device, e.g. '15GiB', to see which `remat` fits"
     known(self, 'config')
-    return _check.check(self, clips)
+    return _check.check(self, clips, memory)
 
 # %% ../../nbs/view/07_learner.ipynb #ef56c4f4
 def with_panel(learner: Learner) -> Learner:

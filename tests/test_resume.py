@@ -120,10 +120,10 @@ def test_really_full_file_system(tmp_path):
         def at_step(self, learner, step):
             if step == 6:
                 learner.callbacks[-1].store.wait()   # the checkpoint of step 4 is complete
-                with open(disk/'filler', 'wb') as f:
+                with open(disk/'filler', 'wb', buffering=0) as f:
                     try:
-                        while True: f.write(bytes(4096)); f.flush()
-                    except OSError: f.close()
+                        while True: f.write(bytes(4096))
+                    except OSError: pass
     try:
         fill = Fill()
         learner = pretrain(toy_config(), disk/'run', callbacks=[fill])

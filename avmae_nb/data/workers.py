@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['ORDER', 'WORKER_ENVIRONMENT', 'RESTARTS', 'read_batches']
 
-# %% ../../nbs/data/04_workers.ipynb #6ca22f13
-import os, signal, sys, warnings
+# %% ../../nbs/data/04_workers.ipynb #e85fc0d6
+import multiprocessing, os, signal, sys, threading, warnings
 from contextlib import contextmanager, suppress
 import numpy as np
 
-# %% ../../nbs/data/04_workers.ipynb #1bd14f18
+# %% ../../nbs/data/04_workers.ipynb #ddb830ec
 ORDER = ('video', 'audio', 'present/video', 'present/audio', 'example_mask', 'index', 'label', 'notes')   # of a batch's keys
 
 WORKER_ENVIRONMENT = {'JAX_PLATFORMS': 'cpu', 'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1', 'TF_CPP_MIN_LOG_LEVEL': '3'}
@@ -24,8 +24,16 @@ def _environment(values: dict[str, str]):
     finally:
         for k, v in before.items(): os.environ.pop(k, None) if v is None else os.environ.__setitem__(k, v)
 
+def _follow_parent():
+    "End when the parent has ended: a killed run leaves no worker behind"
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
 def _worker_started(worker: int, workers: int):
     "Runs first in each worker"
+    threading.Thread(target=_follow_parent, daemon=True, name='follow the parent').start()
     for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, signal.SIG_IGN)   # of the whole process group: the run decides when they end
     os.environ.update(WORKER_ENVIRONMENT)
     if 'jax' in sys.modules: sys.modules['jax'].config.update('jax_platforms', 'cpu')   # Grain imports jax

@@ -269,3 +269,25 @@ def test_the_first_layer_of_the_real_model_is_found(tmp_path):
     hurt = jax.tree_util.tree_map_with_path(lambda p, x: x.at[0].set(1e38) if 'encoder.joint.blocks.mlp.up.kernel' in jax.tree_util.keystr(p, simple=True, separator='.') else x, params)
     learner.state = learner.state._replace(params=hurt)
     assert 'encoder' in first_fault(learner, batch, 1) and 'mlp > up' in first_fault(learner, batch, 1)
+
+def test_a_killed_run_leaves_no_worker_behind():
+    code = '''
+import sys; sys.path.insert(0, "tests")
+if __name__ == "__main__":
+    import multiprocessing, time
+    from toys import toy_config
+    from avmae_nb.data.loader import Loader
+    from avmae_nb.data.sources import open_source
+    config = toy_config(**{"data.workers": 1})
+    batches = Loader(open_source(config.data), config).batches()
+    next(batches)
+    print([c.pid for c in multiprocessing.active_children()], flush=True)
+    time.sleep(600)
+'''
+    p = subprocess.Popen([sys.executable, '-c', code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    workers = json.loads(p.stdout.readline())
+    p.kill(); p.wait()
+    end = time.monotonic() + 30
+    def alive(pid): return Path(f'/proc/{pid}').exists() and ' Z ' not in Path(f'/proc/{pid}/stat').read_text()
+    while any(map(alive, workers)) and time.monotonic() < end: time.sleep(0.1)
+    assert workers and not any(map(alive, workers))

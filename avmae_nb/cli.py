@@ -12,6 +12,7 @@ import argparse, functools, os, sys, time
 from pathlib import Path
 from .config import PRESETS, ConfigError, Pretrain, Run, nearest, preset
 from .cli_data import add_data, add_source, inspect_source
+from .cli_recipes import add_recipes
 from .cli_use import add_use
 from .tasks import FINETUNE_PRESETS, Finetune, any_preset, finetune_preset
 
@@ -254,6 +255,7 @@ def parser() -> Parser:
     add_source(p, None)
     add_use(functools.partial(_sub, commands))
     add_data(functools.partial(_sub, commands))
+    add_recipes(functools.partial(_sub, commands))
     return out
 
 def parse(argv: list[str]) -> argparse.Namespace:

@@ -68,7 +68,7 @@ ARCHITECTURE = (
     Recipe('a11-probe', 'Linear probe against fine-tuning', 'Table A11', 'Does a frozen encoder rank the architectures as fine-tuning does?', ('probe A', 'A', 'raw A'),
            tuple(Row(r.name, r.pretrain, published={'probe A': p, 'A': a}) for r, p, a in zip(ENCODER_ROWS, (26.2, 27.6, 27.6, 27.8), (55.5, 55.5, 55.4, 55.8)))))
 
-# %% ../../nbs/recipes/04_definitions.ipynb #073433c7
+# %% ../../nbs/recipes/04_definitions.ipynb #6e9810f1
 def _ratio(modality: str, ratio: float, **more): return Row(f'{ratio:g}', {f'{modality}.mask.ratio': ratio}, **more)
 
 ABLATIONS = (
@@ -87,21 +87,21 @@ ABLATIONS = (
            (Row('all, 400 epochs'), Row('half, 800 epochs', paper={'data.clips': 86_213, 'train.epochs': 800.0}, tiny={'data.clips': 1024}), Row('all, 200 epochs', paper={'train.epochs': 200.0}, tiny={'train.steps': STEPS // 2})),
            remarks='Published as a statement: about equal. The third row, half of the iterations, is ours: without it equality would say nothing.'),
     Recipe('a12-cost', 'Cost of pre-training', 'Table A12', 'How much dearer is pre-training on both than on one?', ('GFLOP', 'ms', 'AV'),
-           tuple(Row(name, ONE[name], tiny={f'video.{k}': 64 for k in ('size', 'short_side') if name != 'A'} | {'train.steps': 200}, columns=None if name == 'AV' else ('GFLOP', 'ms')) for name in ('A', 'V', 'AV')),
+           tuple(Row(name, ONE[name], tiny={f'video.{k}': 64 for k in ('short_side', 'size') if name != 'A'} | {'train.steps': 200}, columns=None if name == 'AV' else ('GFLOP', 'ms')) for name in ('A', 'V', 'AV')),
            remarks='At 64 pixels, so that the picture has twice the tokens of the sound; in the paper it has four times. Published as a statement: only marginally dearer than video alone.'))
 
-# %% ../../nbs/recipes/04_definitions.ipynb #ec300847
+# %% ../../nbs/recipes/04_definitions.ipynb #003939c5
 L = {'model.size': 'L'}
 LONG = {'train.epochs': 800.0}
 MODALITIES = lambda paper, **published: tuple(Row(name, {}, paper=paper, columns=tuple(c for c in published if c.split()[-1] == name), published=published) for name in ('A', 'V', 'AV'))
 
 BENCHMARKS = (
-    Recipe('vggsound', 'VGGSound', 'Table 4', 'How good is it on VGGSound?', ('A', 'V', 'AV'), MODALITIES({**L, **LONG}, A=(57.2, '[R]'), V=(50.3, '[R]'), AV=(65.0, '[R]'))),
-    Recipe('audioset', 'AudioSet', 'Table 5', 'How good is it on AudioSet?', ('A', 'V', 'AV'), MODALITIES({}, A=(46.6, '[R]'), V=(31.1, '[R]'), AV=(51.8, '[R]')), 'audioset', remarks='In the tiny world: `easy`, top-1 instead of mAP.'),
-    Recipe('epic', 'Epic-Kitchens', 'Table 6', 'How good is it on actions in kitchens, pre-trained elsewhere?', ('A', 'V', 'AV', *(f'{t} {w}' for t in ('verb', 'noun') for w in ('A', 'V', 'AV'))),
+    Recipe('vggsound', 'VGGSound', 'main text', 'How good is it on VGGSound?', ('A', 'V', 'AV'), MODALITIES({**L, **LONG}, A=(57.2, '[R]'), V=(50.3, '[R]'), AV=(65.0, '[R]'))),
+    Recipe('audioset', 'AudioSet', 'main text', 'How good is it on AudioSet?', ('A', 'V', 'AV'), MODALITIES({}, A=(46.6, '[R]'), V=(31.1, '[R]'), AV=(51.8, '[R]')), 'audioset', remarks='In the tiny world: `easy`, top-1 instead of mAP.'),
+    Recipe('epic', 'Epic-Kitchens', 'main text', 'How good is it on actions in kitchens, pre-trained elsewhere?', ('A', 'V', 'AV', *(f'{t} {w}' for t in ('verb', 'noun') for w in ('A', 'V', 'AV'))),
            tuple(Row(w, {}, paper=LONG, columns=(w, f'verb {w}', f'noun {w}'), published={w: (a, '[O]'), f'verb {w}': (v, '[O]'), f'noun {w}': (n, '[O]')}, sizes=('paper',)) for w, v, n, a in (('A', 52.7, 27.2, 19.7), ('V', 70.8, 55.9, 45.8), ('AV', 71.4, 56.4, 46.0)))
            + tuple(Row(f'{w}, another world', {}, columns=(w,), sizes=('tiny',)) for w in ('A', 'V', 'AV')), 'epic', remarks='A, V and AV are actions (verb and noun right). In the tiny world there are no verbs: pre-trained on `hard`, tested on `easy`.'),
-    Recipe('epic-transfer', 'Which pre-training for Epic-Kitchens', 'Table 7', 'Which data set is the better one to pre-train on?', ('AV',),
+    Recipe('epic-transfer', 'Which pre-training for Epic-Kitchens', 'main text', 'Which data set is the better one to pre-train on?', ('AV',),
            (Row('AudioSet, 80 epochs', {}, base='audioset', paper={'train.epochs': 80.0, 'model.size': 'B', 'model.encoder': 'separate'}, tiny={'model.encoder': 'separate'}), Row('VGGSound, 800 epochs', {}, paper=LONG)), 'epic',
            remarks='Published as a statement: VGGSound is better. In the tiny world both are tested on `easy`; `AudioSet` is pre-training on `easy` itself, so here the question is only what the domain is worth.'),
     Recipe('a1-ave', 'AVE', 'Table A1', 'How well does it say what is heard and seen in each second?', ('A', 'V', 'AV'),

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SECONDS', 'EXTRA', 'speeds', 'minutes', 'budget', 'night', 'adjusted', 'data_settings', 'Result', 'save_result',
-           'read_result', 'results_folder', 'stored_result', 'run_recipe']
+           'read_result', 'results_folder', 'stored_result', 'digests', 'earlier', 'run_recipe', 'only_rows']
 
-# %% ../../nbs/recipes/05_run.ipynb #1756a70f
-import json, math, statistics, time
+# %% ../../nbs/recipes/05_run.ipynb #638799e6
+import importlib, itertools, json, math, statistics
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from ..config import ConfigError, Run, nearest
@@ -109,7 +109,7 @@ class Result:
         return '\n'.join([f'{self.recipe.title} ({self.recipe.source}): {self.recipe.question}', table_text(self.rows(), self.head), note, *([self.recipe.remarks] if self.recipe.remarks else [])])
     def _repr_mimebundle_(self, include=None, exclude=None): return Panel(text=repr(self), title=f'{self.recipe.title} ({self.recipe.source}), {self.size}', extra=table_html(self.rows(), self.head))._repr_mimebundle_()
 
-# %% ../../nbs/recipes/05_run.ipynb #5853851f
+# %% ../../nbs/recipes/05_run.ipynb #a19b7c27
 def _short(x): return x if not isinstance(x, float) else float(f'{x:.5g}') if math.isfinite(x) else str(x)
 
 def save_result(result: Result, path) -> Path:
@@ -134,30 +134,49 @@ def read_result(path, recipe: Recipe | None = None) -> Result:   # recipe: None:
 
 def results_folder() -> Path:
     "Results that come with the package"
-    return Path(__file__).resolve().parent/'results'
+    return Path(importlib.import_module('avmae_nb').__file__).resolve().parent/'recipes'/'results'
 
 def stored_result(name: str, size: str = 'tiny', folder: str | Path | None = None) -> Result:
     "The result of a recipe that comes with the package, an empty one where it has not run yet"
     file = Path(folder or results_folder())/f'{name}.{size}.json'
     return read_result(file) if file.exists() else Result(open_recipe(name), size)
 
-# %% ../../nbs/recipes/05_run.ipynb #0840d61d
-def _facts(recipe, size, store, command) -> dict:
-    from avmae_nb.train.checkpoint import library_versions
-    done = [finished(Path(store)/n) for n in stages(recipe, size, range(1))]
-    return {'command': command, 'versions': {k: v for k, v in library_versions().items() if k != 'platform'}, 'evaluation': size.evaluation.to_dict(), 'stages a seed': len(done), 'minutes a seed': round(sum(d['seconds'] for d in done if d) / 60, 1)}
+# %% ../../nbs/recipes/05_run.ipynb #9140a2e8
+def digests(recipe: Recipe, size: Size) -> dict[str, dict[str, str]]:
+    "For each cell the name of its stage with seed 0: numbers of other stages are numbers of another experiment"
+    out = {}
+    for row, name in cells(recipe, size): out.setdefault(row.name, {})[name] = cell_stage(recipe, row, size, 0, name).digest
+    return out
 
-def run_recipe(recipe: Recipe, size: Size, seeds, store: str | Path, command: str = '', out: str | Path | None = None, say=print) -> Result:   # out: file; None: in the store
-    "Train and measure all cells, seed by seed; the result file is written after each row of a seed"
-    result, out = Result(recipe, size.name), Path(out or Path(store)/'results'/f'{recipe.name}.{size.name}.json')
-    for seed in seeds:
-        for row, name in cells(recipe, size):
-            c, stage = column(name), cell_stage(recipe, row, size, seed, name)
-            found = measure(stage, c.what, store, size.evaluation, say)
-            if c.key not in found: raise ConfigError(f'recipe {recipe.name!r}, column {name!r}: measure {c.what!r} has no {c.key!r}: {nearest(c.key, found)}')
-            result.values.setdefault(row.name, {}).setdefault(name, {})[seed] = float(found[c.key])
-            if c.what == 'curve': result.curves.setdefault(row.name, {k: found[k] for k in ('steps', 'losses', 'diverged')})
-        result.facts = _facts(recipe, size, store, command)
+def _facts(recipe, size, seeds, store, command) -> dict:
+    from avmae_nb.train.checkpoint import library_versions
+    wanted = stages(recipe, size, seeds)
+    done = [d for n in wanted if (d := finished(Path(store)/n))]
+    return {'command': command, 'versions': {k: v for k, v in library_versions().items() if k != 'platform'}, 'evaluation': size.evaluation.to_dict(), 'digests': digests(recipe, size),
+            'stages': len(done), 'minutes': round(sum(d['seconds'] for d in done) / 60, 1)}
+
+def earlier(path: Path, recipe: Recipe, size: Size) -> Result:
+    "What a result file already holds of the same experiment; numbers that an older definition gave are left out"
+    old, now = read_result(path, recipe) if path.exists() else Result(recipe, size.name), digests(recipe, size)
+    same = old.size == size.name and old.facts.get('evaluation', size.evaluation.to_dict()) == size.evaluation.to_dict()
+    keep = lambda r, c: same and old.facts.get('digests', {}).get(r, {}).get(c) == now.get(r, {}).get(c, '')
+    values = {r: {c: v for c, v in by.items() if keep(r, c)} for r, by in old.values.items()}
+    return Result(recipe, size.name, {r: by for r, by in values.items() if by}, {}, {r: c for r, c in old.curves.items() if keep(r, 'loss')})
+
+def run_recipe(recipe: Recipe, size: Size, seeds, store: str | Path, command: str = '', out: str | Path | None = None) -> Result:   # out: file; None: in the store
+    "Train and measure all cells, seed by seed; the result file is written after each number"
+    seeds, out = list(seeds), Path(out or Path(store)/'results'/f'{recipe.name}.{size.name}.json')
+    result = earlier(out, RECIPES.get(recipe.name, recipe), size)   # with rows that this call leaves out
+    for seed, (row, name) in itertools.product(seeds, cells(recipe, size)):
+        c, stage = column(name), cell_stage(recipe, row, size, seed, name)
+        found = measure(stage, c.what, store, size.evaluation)
+        if c.key not in found: raise ConfigError(f'recipe {recipe.name!r}, column {name!r}: measure {c.what!r} has no {c.key!r}: {nearest(c.key, found)}')
+        result.values.setdefault(row.name, {}).setdefault(name, {})[seed] = float(found[c.key])
+        if c.what == 'curve': result.curves.setdefault(row.name, {k: found[k] for k in ('steps', 'losses', 'diverged')})
+        result.facts = _facts(result.recipe, size, range(max(seeds) + 1), store, command)
         save_result(result, out)
-        say(f'{recipe.name}: seed {seed} done, {out}')
     return result
+
+def only_rows(recipe: Recipe, names) -> Recipe:
+    "The recipe with some of its rows"
+    return replace(recipe, rows=tuple(recipe.row(n) for n in names)) if names else recipe

@@ -26,7 +26,7 @@ setup(
     classifiers=['Development Status :: 3 - Alpha', 'Intended Audience :: ' + cfg['audience'], 'Natural Language :: ' + cfg['language'],
                  'Programming Language :: Python :: 3', 'Topic :: Scientific/Engineering :: Artificial Intelligence'],
     packages=find_packages(include=['avmae_nb', 'avmae_nb.*']),
-    package_data={'avmae_nb': ['clips/*'], 'avmae_nb.view': ['static/*']},
+    package_data={'avmae_nb': ['clips/*', 'shipped/*'], 'avmae_nb.recipes': ['results/*'], 'avmae_nb.view': ['static/*']},
     python_requires='>=' + cfg['min_python'],
     install_requires=cfg['requirements'].split(),
     extras_require=extras,

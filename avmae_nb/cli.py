@@ -13,6 +13,7 @@ from pathlib import Path
 from .config import PRESETS, ConfigError, Pretrain, Run, nearest, preset
 from .cli_data import add_data, add_source, inspect_source
 from .cli_plan import add_plan
+from .cli_recipes import add_recipes
 from .cli_use import add_use
 from .tasks import FINETUNE_PRESETS, Finetune, any_preset, finetune_preset
 
@@ -256,6 +257,7 @@ def parser() -> Parser:
     add_use(functools.partial(_sub, commands))
     add_plan(functools.partial(_sub, commands))
     add_data(functools.partial(_sub, commands))
+    add_recipes(functools.partial(_sub, commands))
     return out
 
 def parse(argv: list[str]) -> argparse.Namespace:

@@ -12,6 +12,11 @@ from .config import ConfigError
 # %% ../nbs/cli_use.ipynb #c3417a91
 def _which(word): return int(word) if word.isdigit() else word
 
+def _model(word):
+    "A path, or the folder of the shipped model for the word `shipped`"
+    from avmae_nb.interop.shipped import shipped_folder
+    return str(shipped_folder()) if word == 'shipped' else word
+
 def evaluate(args):
     "Scores of a fine-tuned run on held-out clips, for every set of modalities"
     from avmae_nb.data.sources import open_source
@@ -63,7 +68,7 @@ def embed(args):
     "Write embeddings of files to one .npz"
     from avmae_nb.interop.embed import embed
     if not args.out.endswith('.npz'): raise ConfigError(f'--out {args.out}: embeddings are written as .npz')   # before hours of work, not after
-    found = embed(args.model, args.path, args.what, args.hop, args.batch, args.workers)
+    found = embed(_model(args.model), args.path, args.what, args.hop, args.batch, args.workers)
     print(f'{found!r}\nsaved: {found.save(args.out)}')
 
 def export(args):
@@ -71,18 +76,18 @@ def export(args):
     from avmae_nb.interop.export import export, how_to_read
     from avmae_nb.interop.handout import hand_out, open_model, upload
     if not args.out.endswith('.jax'):
-        print(f'saved: {hand_out(args.model, args.out, args.which)}')
+        print(f'saved: {hand_out(_model(args.model), args.out, args.which)}')
         if args.upload: print(f'uploaded: {upload(args.out, args.upload)}')
     elif args.upload: raise ConfigError('--upload takes a folder: leave out the .jax ending')
     else:
-        found = open_model(args.model, args.which)
+        found = open_model(_model(args.model), args.which)
         file = export(found.model, found.inputs, args.out, args.what)
         print(f'saved: {file} ({file.stat().st_size / 1e6:.1f} MB)\n\n{how_to_read(file, found.inputs)}')
 
 def _add_using(add):
     "The commands for people who use a model"
     p = add('embed', embed, 'embeddings of video files, with the seconds they stand for')
-    p.add_argument('model', metavar='MODEL', help='run folder, exported folder or checkpoint file')
+    p.add_argument('model', metavar='MODEL', help='run folder, exported folder, checkpoint file, or shipped: the model that comes with the package')
     p.add_argument('path', metavar='FILE_OR_FOLDER')
     p.add_argument('--out', metavar='FILE', default='embeddings.npz', help='default: embeddings.npz')
     p.add_argument('--what', choices=('pooled', 'tokens'), default='pooled', help='one vector a window and modality, or all tokens')
@@ -90,7 +95,7 @@ def _add_using(add):
     p.add_argument('--batch', type=int, default=8)
     p.add_argument('--workers', type=int, default=2, help='threads that decode')
     p = add('export', export, 'hand a model on: a folder of safetensors with a model card, or (OUT.jax) one file for CPU, CUDA and TPU')
-    p.add_argument('model', metavar='MODEL', help='run folder, exported folder or checkpoint file')
+    p.add_argument('model', metavar='MODEL', help='run folder, exported folder, checkpoint file, or shipped: the model that comes with the package')
     p.add_argument('out', metavar='OUT', help='a new folder, or a file ending in .jax')
     p.add_argument('--which', default='latest', type=_which, help='latest, best, or a step of the run')
     p.add_argument('--what', choices=('tokens', 'pooled', 'logits'), default='tokens', help='what a .jax file computes')
@@ -104,7 +109,9 @@ def view(args):
     from avmae_nb.view.page import save_html, serve
     from avmae_nb.view.viewer import view as open_viewer
     compilation_cache()
-    viewer = open_viewer(args.run, compare={Path(r).name: r for r in args.compare}, state=ViewState(clip=args.clip))
+    from avmae_nb.interop.shipped import open_shipped
+    what = open_shipped() if args.run == 'shipped' else (args.run,)
+    viewer = open_viewer(*what, compare={Path(r).name: r for r in args.compare}, state=ViewState(clip=args.clip))
     if args.save: return print(f'saved: {save_html(viewer, args.save)}')
     server, address = serve(viewer, args.port)
     print(f'{address}\nCtrl+C closes it', flush=True)
@@ -118,7 +125,7 @@ def view(args):
 def _add_view(add):
     "The command `view`"
     p = add('view', view, 'browse, mask, hear and compare what a run reconstructs, in the browser')
-    p.add_argument('run', metavar='FOLDER')
+    p.add_argument('run', metavar='FOLDER', help='a run, or shipped: the model that comes with the package')
     p.add_argument('--compare', metavar='FOLDER', action='append', default=[], help='another run to look at beside it; may be repeated')
     p.add_argument('--clip', type=int, default=0, help='the held-out clip to begin with')
     p.add_argument('--save', metavar='FILE.html', help='write this clip as a page that works without Python, instead of opening the viewer')

@@ -12,6 +12,7 @@ from ..config import ConfigError, Pretrain
 from .handout import is_run, open_model
 from .init import init_from_autoencoder
 from .names import WeightReport
+from .shipped import shipped_folder
 from .vit import init_from_vit
 from ..model.mae import AVMAE
 from ..tasks import Finetune
@@ -39,8 +40,8 @@ def check_fit(config: Finetune, pretrained: Pretrain, where):
 def read_pretrained(name: str, config: Finetune) -> AVMAE:
     "The autoencoder that a run folder, a saved model's folder or a released checkpoint holds; `@best` or `@1000` after a run folder picks a checkpoint"
     path, _, which = name.partition('@')
-    path = Path(path).expanduser()
-    if not path.exists(): raise ConfigError(f"init={name!r}: there is no such file or folder; give a run folder, a released checkpoint, a .npz or .safetensors file, or 'scratch'")
+    path = shipped_folder() if name == 'shipped' else Path(path).expanduser()
+    if not path.exists(): raise ConfigError(f"init={name!r}: there is no such file or folder; give a run folder, a released checkpoint, a .npz or .safetensors file, 'shipped', or 'scratch'")
     if is_run(path):
         if run_kind(path) is not Pretrain: raise ConfigError(f'init={name!r} is a fine-tuning run: give the pre-training run that it came from')
         model, pretrained = load(path, (int(which) if which.isdigit() else which) if which else 'latest')

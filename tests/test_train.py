@@ -7,7 +7,7 @@ from avmae_nb.config import ConfigError, Mask, Optim
 from avmae_nb.train.callbacks import read_log
 from avmae_nb.train.checkpoint import CheckpointError, Checkpoints
 from avmae_nb.train.evaluate import cross_modal_gain, masked_error
-from avmae_nb.train.learner import Diverged, Learner, Settings, initial_state, make_update
+from avmae_nb.train.learner import Diverged, Learner, Settings, Weights, initial_state, make_update
 from avmae_nb.train.optim import constant_optimizer, leaf_names, kernels, optimizer
 from avmae_nb.train.pretrain import MaskedReconstruction, build_model, load, pretrain
 import avmae_nb.train.rehearsal
@@ -31,7 +31,7 @@ def test_accumulation_is_exact_with_ranged_masks_padding_and_missing_modalities(
     close(a.params, b.params, 1e-5)
 
 def test_only_kernels_decay():
-    params = initial_state(Learner(build_model(toy_config()), None, constant_optimizer(1.)).weights.initial, constant_optimizer(1.)).params
+    params = initial_state(Weights(build_model(toy_config())).initial, constant_optimizer(1.)).params
     marked = dict(zip(leaf_names(params), jax.tree.leaves(kernels(params))))
     assert any(marked.values()) and not all(marked.values())
     for name, decays in marked.items(): assert decays == name.endswith('kernel'), name

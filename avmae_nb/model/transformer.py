@@ -11,7 +11,7 @@ import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 from .. import config
-from .recompute import chunked_attention, recomputed, scan_layers, target_platform
+from .recompute import chunked_attention, keep_attention, named, one_layer, recomputed, scan_layers, target_platform
 
 # %% ../../nbs/model/03_transformer.ipynb #594a5bf4
 def attention_weights(q: Float[Array, "batch queries heads width"], k: Float[Array, "batch keys heads width"], valid: Bool[Array, "batch keys"] | None = None) -> Float[Array, "batch heads queries keys"]:
@@ -25,20 +25,16 @@ def plain_attention(q, k, v, valid=None) -> Float[Array, "batch queries heads wi
     return jnp.einsum('bhqk,bkhd->bqhd', attention_weights(q, k, valid).astype(v.dtype), v)
 
 # %% ../../nbs/model/03_transformer.ipynb #1e41e974
-@jax.custom_vjp
-def _one_head(q: Float[Array, "queries width"], k: Float[Array, "keys width"], v: Float[Array, "keys width"], bias: Float[Array, "keys"]) -> Float[Array, "queries width"]:
-    return _one_head_forward(q, k, v, bias)[0]
-
 def _logits(q, k, bias): return jnp.dot(q * q.shape[-1] ** -0.5, k.T, preferred_element_type=jnp.float32) + bias
 
 def _one_head_forward(q, k, v, bias):
-    "Output, and what the backward pass needs: inputs, output, log of the row sums"
+    "Output `[queries, width]` of one head of one clip, and the logarithm of the softmax's sums `[queries, 1]`"
     logits = _logits(q, k, bias)
     top = logits.max(-1, keepdims=True)
     weights = jnp.exp(logits - top)
     total = weights.sum(-1, keepdims=True)
     out = (jnp.dot(weights.astype(v.dtype), v, preferred_element_type=jnp.float32) / total).astype(v.dtype)
-    return out, (q, k, v, bias, out, top + jnp.log(total))
+    return out, top + jnp.log(total)
 
 def _one_head_backward(saved, g):
     "Gradients with the weights recomputed"
@@ -47,20 +43,33 @@ def _one_head_backward(saved, g):
     d_weights = jnp.dot(g, v.T, preferred_element_type=jnp.float32)
     d_logits = weights * (d_weights - (g * out).sum(-1, keepdims=True))
     scale, cast = q.shape[-1] ** -0.5, lambda x: x.astype(q.dtype)
-    return cast(cast(d_logits) @ k * scale), cast(cast(d_logits).T @ q * scale), cast(cast(weights).T @ g), jnp.zeros_like(bias)
+    return cast(cast(d_logits) @ k * scale), cast(cast(d_logits).T @ q * scale), cast(cast(weights).T @ g)
 
-_one_head.defvjp(_one_head_forward, _one_head_backward)
+def _flat(x: Float[Array, "batch tokens heads width"]) -> Float[Array, "batch*heads tokens width"]: return x.swapaxes(1, 2).reshape(x.shape[0] * x.shape[2], x.shape[1], x.shape[3])
+def _unflat(x: Float[Array, "batch*heads tokens width"], like) -> Float[Array, "batch tokens heads width"]: return x.reshape(like.shape[0], like.shape[2], *x.shape[1:]).swapaxes(1, 2)
+
+@jax.custom_vjp
+def _heads(q, k, v, bias): return _heads_forward(q, k, v, bias)[0]
+
+def _heads_forward(q, k, v, bias):
+    out, log_total = jax.lax.map(lambda a: _one_head_forward(*a), (_flat(q), _flat(k), _flat(v), bias))
+    out, log_total = keep_attention(_unflat(out, q), log_total)
+    return out, (q, k, v, bias, out, log_total)
+
+def _heads_backward(saved, g):
+    q, k, v, bias, out, log_total = saved
+    grads = jax.lax.map(lambda a: _one_head_backward(*a), ((_flat(q), _flat(k), _flat(v), bias, _flat(out), log_total), _flat(g)))
+    return (*(_unflat(x, q) for x in grads), jnp.zeros_like(bias))
+
+_heads.defvjp(_heads_forward, _heads_backward)
 
 def per_head_attention(q, k, v, valid=None) -> Float[Array, "batch queries heads width"]:
     "One (clip, head) at a time: small memory, exact"
-    batch, _, heads, _ = q.shape
-    flat = lambda x: x.swapaxes(1, 2).reshape(batch * heads, x.shape[1], -1)
-    bias = jnp.zeros((batch, k.shape[1]), jnp.float32) if valid is None else jnp.where(valid, 0., -1e30).astype(jnp.float32)
-    out = jax.lax.map(lambda a: _one_head(*a), (flat(q), flat(k), flat(v), jnp.repeat(bias, heads, 0)))
-    return out.reshape(batch, heads, q.shape[1], -1).swapaxes(1, 2)
+    bias = jnp.zeros((k.shape[0], k.shape[1]), jnp.float32) if valid is None else jnp.where(valid, 0., -1e30).astype(jnp.float32)
+    return _heads(q, k, v, jnp.repeat(bias, q.shape[2], 0))
 
 # %% ../../nbs/model/03_transformer.ipynb #94bcfed8
-LONG = 128   # keys from which one head at a time is faster on a CPU
+LONG = 256   # keys from which one head at a time is faster on a CPU
 LARGE = 512   # keys from which weights of all heads are too large to keep elsewhere: 1568 of the decoder, 16 clips a device, are 0.94 GB a layer
 
 def attention(q: Float[Array, "batch queries heads width"], k: Float[Array, "batch keys heads width"], v: Float[Array, "batch keys heads width"], valid=None) -> Float[Array, "batch queries heads width"]:
@@ -92,7 +101,7 @@ class MLP(nnx.Module):
     def __init__(self, width: int, hidden: int, dtype, rngs: nnx.Rngs):
         self.up = nnx.Linear(width, hidden, dtype=dtype, kernel_init=xavier, bias_init=small, rngs=rngs)
         self.down = nnx.Linear(hidden, width, dtype=dtype, kernel_init=xavier, bias_init=small, rngs=rngs)
-    def __call__(self, x): return self.down(jax.nn.gelu(self.up(x), approximate=True))
+    def __call__(self, x): return self.down(jax.nn.gelu(named(self.up(x), 'up'), approximate=True))
 
 class Block(nnx.Module):
     "One pre-norm layer"
@@ -101,7 +110,7 @@ class Block(nnx.Module):
         self.attention, self.mlp = Attention(stack.width, stack.heads, dtype, rngs), MLP(stack.width, stack.mlp, dtype, rngs)
     def attend(self, x, valid=None, keep=slice(None), remat: str = 'none'):
         "The attention branch"
-        return recomputed(lambda x: self.attention(self.norm1(x), valid, keep), remat == 'attention')(x)
+        return named(recomputed(lambda x: self.attention(self.norm1(x), valid, keep), remat == 'attention')(x), 'attended')
     def __call__(self, x: Float[Array, "batch tokens width"], valid=None, keep=slice(None), remat: str = 'none') -> Float[Array, "batch kept width"]:
         "Attend to all tokens; compute and return only those that are kept"
         x = x[:, keep] + self.attend(x, valid, keep, remat)
@@ -134,7 +143,7 @@ class Transformer(nnx.Module):
     def last(self, x: Float[Array, "batch tokens width"], valid, keep) -> Float[Array, "batch kept width"]:
         "The last layer, for the tokens to keep"
         graph, weights = nnx.split(self.layer(self.depth - 1))
-        return recomputed(lambda x, w: nnx.merge(graph, w)(x, valid, keep, self.remat), self.remat in ('block', 'everything'))(x, weights)
+        return one_layer(lambda x, w: nnx.merge(graph, w)(x, valid, keep, self.remat), self.remat)(x, weights)
 
     def __call__(self, x: Float[Array, "batch tokens width"], valid: Bool[Array, "batch tokens"] | None = None, keep=None) -> Float[Array, "batch kept width"]:
         "All layers and the norm. With `keep` (a slice or static indices) the last layer's queries and MLP run for those tokens only, which is exact"

@@ -188,6 +188,7 @@ class Learner:
         self.history, self.last_metrics, self.stopped, self._pending = [], {}, None, None
         self.last_saved, self.batch_size, self.last_batch, self.last_clips, self._batches = None, 0, None, [], None
         self.reset(self.weights.initial)
+        self.weights.initial = abstract_tree(self.weights.initial)   # the state has the values now; a second copy would be kept for nothing
 
     def reset(self, params: dict):
         "Start at step 0 with these parameters"

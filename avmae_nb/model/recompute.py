@@ -38,8 +38,9 @@ def _chunk_forward(q, k, v, bias):
     out = jnp.einsum('bhqk,bkhd->bqhd', weights.astype(v.dtype), v, preferred_element_type=jnp.float32) / total.swapaxes(1, 2)
     return out.astype(v.dtype), top + jnp.log(total)
 
-def _chunk_backward(q, k, v, bias, out, log_total, g):
+def _chunk_backward(saved, g):
     "Gradients of queries, keys and values, the last two in float32 because chunks add up"
+    q, k, v, bias, out, log_total = saved
     weights = jnp.exp(_chunk_logits(q, k, bias) - log_total)
     d_weights = jnp.einsum('bqhd,bkhd->bhqk', g, v, preferred_element_type=jnp.float32)
     inner = (g.astype(jnp.float32) * out).sum(-1)   # [batch, queries, heads]
@@ -74,7 +75,7 @@ def _chunked_backward(saved, g):
     q, k, v, bias, out, log_total = saved
     chunks = -(-q.shape[1] // CHUNK)
     def one(sums, part):
-        dq, dk, dv = _chunk_backward(part[0], k, v, bias, *part[1:])
+        dq, dk, dv = _chunk_backward((part[0], k, v, bias, *part[1:3]), part[3])
         return (sums[0] + dk, sums[1] + dv), dq
     zero = jnp.zeros(k.shape, jnp.float32)
     (dk, dv), dq = jax.lax.scan(one, (zero, zero), (_cut(q, chunks), _cut(out, chunks), _cut(log_total, chunks, 2), _cut(g, chunks)))

@@ -103,14 +103,18 @@ def chunked_attention(q: Float[Array, "batch queries heads width"], k: Float[Arr
 _NAMED = jax.checkpoint_policies.save_only_these_names
 KEPT_ON_CPU = {'none': jax.checkpoint_policies.save_from_both_policies(jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _NAMED('attention')), 'attention': _NAMED('attended', 'up')}
 
+def _checkpoint(f, **how):
+    "`jax.checkpoint`, but not where a program runs operation by operation so that its values can be looked at"
+    return f if jax.config.jax_disable_jit else jax.checkpoint(f, **how)
+
 def recomputed(f, on: bool):
     "`f`, whose intermediate values are recomputed in the backward pass when `on`"
-    return jax.checkpoint(f) if on else f
+    return _checkpoint(f) if on else f
 
 def one_layer(f, remat: str, scanned: bool = False):   # scanned: inside a scan nothing could be shared with the forward pass
     "A layer that keeps what `remat` says; the layer itself does what `attention` means"
-    if remat in ('block', 'everything'): return jax.checkpoint(f, prevent_cse=not scanned)
-    return jax.checkpoint(f, policy=KEPT_ON_CPU[remat], prevent_cse=not scanned) if target_platform() == 'cpu' else f
+    if remat in ('block', 'everything'): return _checkpoint(f, prevent_cse=not scanned)
+    return _checkpoint(f, policy=KEPT_ON_CPU[remat], prevent_cse=not scanned) if target_platform() == 'cpu' else f
 
 def group_size(layers: int) -> int:
     "The largest number of layers that divides them all and is not above their root"
@@ -122,4 +126,4 @@ def scan_layers(step, carry, weights, remat: str = 'none'):  # step: (carry, wei
     size = group_size(layers)
     if remat != 'everything' or size == 1: return jax.lax.scan(body, carry, weights)[0]
     groups = jax.tree.map(lambda w: w.reshape(layers // size, size, *w.shape[1:]), weights)
-    return jax.lax.scan(jax.checkpoint(lambda c, w: jax.lax.scan(body, c, w), prevent_cse=False), carry, groups)[0]
+    return jax.lax.scan(_checkpoint(lambda c, w: jax.lax.scan(body, c, w), prevent_cse=False), carry, groups)[0]

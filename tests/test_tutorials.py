@@ -32,3 +32,11 @@ def test_runs(path, tmp_path):
     papermill = pytest.importorskip('papermill')
     papermill.execute_notebook(path, tmp_path / path.name, {'fast': True, 'run': str(tmp_path / 'run')}, kernel_name='python3', cwd=path.parent, progress_bar=False, execution_timeout=900)
     assert not [o for c in cells(tmp_path / path.name) for o in c.get('outputs', []) if o['output_type'] == 'error']
+
+def test_masks_can_be_played_with_at_once(tmp_path):
+    "The shipped model is opened; nothing is trained or written"
+    papermill = pytest.importorskip('papermill')
+    path = ROOT / 'nbs/tutorials/04_play_with_masks.ipynb'
+    papermill.execute_notebook(path, tmp_path / path.name, {'fast': True}, kernel_name='python3', cwd=tmp_path, progress_bar=False, execution_timeout=900)
+    assert 'step' not in ''.join(''.join(o.get('text', '')) for c in cells(tmp_path / path.name) for o in c.get('outputs', []))
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]

@@ -45,7 +45,7 @@ def main():
     p.add_argument('--toy', action='store_true', help='very small sizes'); p.add_argument('--out', type=Path, help='JSON file')
     p.add_argument('--point', type=json.loads, help=argparse.SUPPRESS)
     args = p.parse_args()
-    os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
+    if not args.toy: os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
     axes, middle = (TOY, TOY_MIDDLE) if args.toy else (AXES, MIDDLE)
     if args.point: return print(json.dumps(measure(args.point, args.toy, args.repeats)))
     found = {'bench': 'scaling', 'machine': machine(), 'middle': middle, 'axes': {}}

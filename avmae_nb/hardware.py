@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from .config import ConfigError, nearest
 
-# %% ../nbs/00_hardware.ipynb #1a571ff4
+# %% ../nbs/00_hardware.ipynb #22ffec3d
 @dataclass(frozen=True)
 class Hardware:
     "Published figures of one device"
@@ -22,29 +22,31 @@ class Hardware:
     source: str
     usable: float | None = None   # GiB that programs may use; TPUs: as their compiler says (libtpu 0.0.42.1)
 
+# TPU v3, v5e, v5p, v6e, 7x and B200, H100, L40S were compared with the named sources again in November 2026; a chip's figures are halved where JAX counts two devices on it.
+# Data sheets of B200, H200, H100 and L4 print products with sparsity: dense ones are half of them. GeForce cards: with float32 accumulation, as XLA asks for.
 _TPU3 = 'Jouppi et al. 2023 (TPU v4), table 4, and the Cloud TPU page of the version'
 _CLOUD = 'Cloud TPU documentation, page of the version, read in November 2026'
 HARDWARE = {
-    'TPU v2': Hardware(22.5, 22.5, 8, 300, 124, 'Jouppi et al. 2020 (TPU v2 and v3)', 7.48),
+    'TPU v2': Hardware(22.5, 22.5, 8, 350, 124, 'Norrie et al. 2021 (TPU v2 and v3), Jouppi et al. 2020', 7.48),
     'TPU v3': Hardware(61.5, 61.5, 16, 450, 140, _TPU3, 15.48),
     'TPU v4': Hardware(275, 275, 32, 1228, 300, _TPU3, 30.75),
     'TPU v5e': Hardware(197, 197, 16, 819, 200, _CLOUD, 15.75),
     'TPU v5p': Hardware(459, 459, 95, 2765, 600, _CLOUD, 95.74),
     'TPU v6e': Hardware(918, 918, 32, 1638, 400, _CLOUD, 31.25),
     'TPU7x': Hardware(1153.5, 1153.5, 96, 3690, 300, _CLOUD, 94.75),
-    'B200': Hardware(2250, 1100, 180, 8000, 900, 'NVIDIA HGX B200 data sheet, per GPU'),
-    'H200': Hardware(989, 494.5, 141, 4800, 450, 'NVIDIA H200 data sheet, SXM'),
-    'H100 PCIe': Hardware(756, 378, 80, 2000, 300, 'NVIDIA H100 data sheet, PCIe with NVLink bridge'),
-    'H100': Hardware(989, 494.5, 80, 3350, 450, 'NVIDIA H100 data sheet, SXM'),
+    'B200': Hardware(2250, 1100, 180, 8000, 900, 'NVIDIA HGX B200 data sheet, per GPU, half of the figures with sparsity'),
+    'H200': Hardware(989, 494.5, 141, 4800, 450, 'NVIDIA H200 data sheet, SXM, half of the figures with sparsity'),
+    'H100 PCIe': Hardware(756, 378, 80, 2000, 300, 'NVIDIA H100 data sheet, PCIe with NVLink bridge, half of the figures with sparsity'),
+    'H100': Hardware(989, 494.5, 80, 3350, 450, 'NVIDIA H100 data sheet, SXM, half of the figures with sparsity'),
     'A100': Hardware(312, 156, 40, 1555, 300, 'NVIDIA A100 data sheet, SXM 40 GB'),
     'A100 80GB': Hardware(312, 156, 80, 2039, 300, 'NVIDIA A100 data sheet, SXM 80 GB'),
-    'L40S': Hardware(362, 183, 48, 864, 32, 'NVIDIA L40S data sheet'),
+    'L40S': Hardware(362, 183, 48, 864, 32, 'NVIDIA L40S data sheet, without sparsity'),
     'L4': Hardware(121, 60, 24, 300, 32, 'NVIDIA L4 data sheet, half of the figures with sparsity'),
-    'A10G': Hardware(70, 35, 24, 600, 32, 'NVIDIA A10G data sheet'),
+    'A10G': Hardware(70, 35, 24, 600, 32, 'NVIDIA A10G data sheet for AWS, without sparsity'),
     'V100': Hardware(125, 15.7, 16, 900, 150, 'NVIDIA V100 data sheet, SXM2'),
     'T4': Hardware(65, 8.1, 16, 300, 16, 'NVIDIA T4 data sheet'),
-    'RTX 4090': Hardware(165, 82.6, 24, 1008, 32, 'NVIDIA Ada architecture paper'),
-    'RTX 3090': Hardware(71, 35.6, 24, 936, 32, 'NVIDIA GA102 architecture paper')}
+    'RTX 4090': Hardware(165, 82.6, 24, 1008, 32, 'NVIDIA Ada architecture white paper'),
+    'RTX 3090': Hardware(71, 35.6, 24, 936, 32, 'NVIDIA GA102 architecture white paper')}
 
 _KINDS = {'TPU v5 lite': 'TPU v5e', 'TPU v5': 'TPU v5p', 'TPU v6 lite': 'TPU v6e'}   # what JAX calls them
 

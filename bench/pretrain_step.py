@@ -8,6 +8,7 @@
 Inputs are noise of the right shape. Seconds are medians; the peak of a CPU is measured with a matrix product, an accelerator's is the published one.
 """
 import argparse, itertools, json, os, platform, statistics, sys, time
+from pathlib import Path
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
 
 def options():
@@ -18,6 +19,7 @@ def options():
     p.add_argument('--cache', action='store_true', help='keep the compilation cache on: the compile time then means little')
     p.add_argument('--loader', action='store_true', help='time the loader too')
     p.add_argument('--json', action='store_true', help='one JSON object instead of a table')
+    p.add_argument('--out', help='JSON file, besides')
     p.add_argument('settings', nargs='*', metavar='name=value')
     return p.parse_intermixed_args()
 
@@ -63,7 +65,7 @@ def measure_step(c, repeats):
     steps = timed_steps(learner, batch, max(5, repeats))
     step, flops, (peak, source), (memory, whose) = statistics.median(steps), step_flops(c), devices.peak_flops(), peak_memory(jax.local_devices()[0])
     parameters = sum(x.size for x in jax.tree.leaves(learner.state.params))
-    return {'step_seconds': step, 'step_seconds_range': [min(steps), max(steps)], 'clips_per_second': c.train.batch / step, 'compile_seconds': compile_seconds,
+    return {'step_seconds': step, 'step_seconds_range': [min(steps), max(steps)], 'step_seconds_repeats': steps, 'clips_per_second': c.train.batch / step, 'compile_seconds': compile_seconds,
             'peak_memory_bytes': memory, 'peak_memory_of': whose, 'temporary_bytes': getattr(compiled.memory_analysis(), 'temp_size_in_bytes', None), 'parameters': parameters,
             'step_flops': flops, 'forward_flops_per_clip': forward_flops(c), 'flops_per_second': flops / step, 'peak_flops_per_second': peak and peak * jax.device_count(),
             'peak_source': source, 'mfu': peak and flops / step / peak / jax.device_count()}
@@ -102,5 +104,6 @@ def main():
     found = {'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}', 'cores': os.cpu_count(), 'load': load, 'python': platform.python_version(), 'jax': jax.__version__,
              'configuration': describe(c), **measure_step(c, args.repeats), **(measure_loader(c) if args.loader else {})}
     print(json.dumps(found, indent=1) if args.json else table(found))
+    if args.out: Path(args.out).write_text(json.dumps(found, indent=1) + '\n')
 
 if __name__ == '__main__': main()

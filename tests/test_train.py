@@ -7,7 +7,7 @@ from avmae_nb.config import ConfigError, Mask, Optim
 from avmae_nb.train.callbacks import read_log
 from avmae_nb.train.checkpoint import CheckpointError, Checkpoints
 from avmae_nb.train.evaluate import cross_modal_gain, masked_error
-from avmae_nb.train.learner import Diverged, Learner, Settings, Weights, initial_state, make_update
+from avmae_nb.train.learner import Diverged, Learner, Settings, Weights, abstract_state, apply_update, initial_state, make_update
 from avmae_nb.train.optim import constant_optimizer, leaf_names, kernels, optimizer
 from avmae_nb.train.pretrain import MaskedReconstruction, build_model, load, pretrain
 import avmae_nb.train.rehearsal
@@ -113,3 +113,12 @@ def test_every_kind_of_run_trains_and_is_evaluated(name):
     found = masked_error(learner.model, learner.evaluate.batches, config)
     assert list(found.model) == list(config.modalities) and all(np.isfinite(list(d.values())).all() for d in (found.model, found.mean_patch, found.nearest_in_time))
     if name == 'all at once': assert list(cross_modal_gain(learner.model, learner.evaluate.batches, config).errors) == ['video', 'audio']
+
+@pytest.mark.parametrize('optim', [Optim(), Optim(kind='sgd', clip_norm=1.0, layer_decay=0.75, ema=0.999)], ids=['adam', 'sgd'])
+def test_an_update_changes_weights_and_moments_in_place(optim):
+    "The compiled update sets next to nothing aside: no copy of the moments, of the gradients or of the weights"
+    params = {f'blocks.{i}': {'kernel': jax.ShapeDtypeStruct((4, 256, 256), np.float32)} for i in range(3)}
+    opt = optimizer(optim, 1e-3, 100, 10)
+    update = jax.jit(lambda state, grads, ok: apply_update(state, grads, opt, ok), donate_argnums=0)
+    memory = update.lower(abstract_state(params, opt), params, jax.ShapeDtypeStruct((), bool)).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 0.05 * 3 * 4 * 256 * 256 * 4, memory

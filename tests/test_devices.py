@@ -73,7 +73,7 @@ def scored() -> list:
 
 def test_two_processes_over_loopback(one, tmp_path):
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
-    env = {**os.environ, **simulated(2)}
+    env = {**os.environ, **simulated(2), 'JAX_ENABLE_COMPILATION_CACHE': 'false'}   # the first process alone writes it: it would find its step there, and give up on the other, which compiles, after 30 s
     both = [subprocess.Popen([sys.executable, '-c', TWO, str(r), str(port), str(tmp_path/'run')], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env) for r in range(2)]
     try: texts = [p.communicate(timeout=600)[0] for p in both]
     finally: [p.kill() for p in both]

@@ -27,10 +27,10 @@ def open_shipped() -> tuple:   # `AVMAE`, `Pretrain`
 
 def ship(run: str | Path, folder: str | Path, which: str | int = 'latest') -> Path:   # run: a pre-training run
     "Write a run as a small folder: weights in bfloat16, card, and the run's configuration"
-    import ml_dtypes
+    import jax.numpy as jnp
     from safetensors.numpy import save_file
     found, folder = open_model(run, which), Path(folder)
     save(found.model, folder, found.inputs, {**run_facts(run, which), 'Weights': 'bfloat16'})
-    save_file({k: np.ascontiguousarray(x).astype(ml_dtypes.bfloat16) for k, x in parameters(found.model).items()}, folder/'model.safetensors')
+    save_file({k: np.ascontiguousarray(x).astype(jnp.bfloat16) for k, x in parameters(found.model).items()}, folder/'model.safetensors')
     Pretrain.load(Path(run)/'config.yaml').save(folder/'run.yaml')
     return folder

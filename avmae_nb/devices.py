@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['DeviceError', 'require', 'gemm_peak', 'peak_flops', 'Devices', 'describe', 'mesh', 'batch_sharding', 'weight_spec',
-           'weight_shardings', 'shard_batch', 'usable_devices', 'compilation_cache']
+           'weight_shardings', 'shard_batch', 'usable_devices', 'compilation_cache', 'trim_memory']
 
-# %% ../nbs/01_devices.ipynb #f3fbbb95
-import math, os, platform, time
+# %% ../nbs/01_devices.ipynb #d867ae5f
+import ctypes, math, os, platform, time
 from dataclasses import dataclass
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
@@ -139,3 +139,9 @@ def compilation_cache(folder=None) -> Path | None:  # the folder in use, None wh
     from jax.experimental.compilation_cache import compilation_cache as cache
     cache.reset_cache()   # JAX decides at its first compilation whether there is a cache; let it look again
     return folder
+
+# %% ../nbs/01_devices.ipynb #5e2b4321
+def trim_memory() -> bool:  # whether there was some
+    "Freed memory that the C library keeps goes back to the system (glibc; elsewhere nothing is done)"
+    try: return bool(ctypes.CDLL(None).malloc_trim(0))
+    except (AttributeError, OSError, TypeError): return False

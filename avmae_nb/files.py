@@ -23,7 +23,7 @@ def write_whole(path, content: str | bytes) -> Path:
     finally: part.unlink(missing_ok=True)
     return path
 
-# %% ../nbs/03_files.ipynb #aa307859
+# %% ../nbs/03_files.ipynb #826d8ff6
 def read_lines(path) -> list[dict]:
     "The JSON objects of a file that has one a line; what is not one (cut off by a kill, or damaged) is left out"
     path, rows = Path(path), []
@@ -37,5 +37,9 @@ def mend_lines(path):
     "Remove the end of a last line that a kill cut short, so that the next one starts a line of its own"
     path = Path(path)
     if not path.exists(): return
+    with path.open('rb') as f:
+        if not f.seek(0, 2): return
+        f.seek(-1, 2)
+        if f.read(1) == b'\n': return   # the rest of a long file is not read
     data = path.read_bytes()
-    if data and not data.endswith(b'\n'): write_whole(path, data[:data.rfind(b'\n') + 1])
+    write_whole(path, data[:data.rfind(b'\n') + 1])

@@ -3,7 +3,7 @@
     python bench/soak.py --minutes 30 --out bench/soak.json
     python bench/soak.py --what viewer --moves 3000 --out bench/soak_viewer.json
 
-The slope is that of a straight line through resident memory (this process and its children) over the time after the first fifth, in MB an hour, with its standard error. The page's side of the viewer: bench/viewer.py."""
+The slope is that of a straight line through resident memory (this process and its children) over the time after the first fifth, and over the second half, in MB an hour, with its standard error. The page's side of the viewer: bench/viewer.py."""
 import argparse, json, os, random, sys, tempfile, time
 from pathlib import Path
 ROOT = Path(__file__).parents[1]
@@ -22,15 +22,20 @@ def resident() -> tuple[float, float]:
         elif parent == os.getpid(): children += pages * page
     return own, children
 
+def line(at, values) -> tuple[float, float]:
+    "MB an hour and its standard error"
+    t, y = np.asarray(at, float) / 3600, np.asarray(values, float)
+    a, b = np.polyfit(t, y, 1)
+    error = np.sqrt(((y - (a * t + b)) ** 2).sum() / max(len(t) - 2, 1) / ((t - t.mean()) ** 2).sum())
+    return round(float(a), 2), round(float(error), 2)
+
 def slope(at, values) -> dict:
-    "MB an hour after the first fifth, and its standard error"
+    "MB an hour after the first fifth and in the second half, and what was seen"
     at, values = np.asarray(at, float), np.asarray(values, float)
-    keep = at >= at[0] + 0.2 * (at[-1] - at[0])
-    t, y = at[keep] / 3600, values[keep]
-    (a, b), rest = np.polyfit(t, y, 1), None
-    rest = y - (a * t + b)
-    error = np.sqrt((rest ** 2).sum() / max(len(t) - 2, 1) / ((t - t.mean()) ** 2).sum())
-    return {'MB an hour': round(float(a), 2), 'standard error': round(float(error), 2), 'first MB': round(float(y[0]), 1), 'last MB': round(float(y[-1]), 1), 'most MB': round(float(values.max()), 1), 'samples': int(keep.sum())}
+    later = lambda part: at >= at[0] + part * (at[-1] - at[0])
+    y, ((a, error), (half, half_error)) = values[later(0.2)], (line(at[later(p)], values[later(p)]) for p in (0.2, 0.5))
+    return {'MB an hour': a, 'standard error': error, 'second half, MB an hour': half, 'second half, standard error': half_error,
+            'first MB': round(float(y[0]), 1), 'last MB': round(float(y[-1]), 1), 'most MB': round(float(values.max()), 1), 'samples': len(y)}
 
 def folder_of_clips(folder: Path, good: int = 24, bad: int = 8):
     "Copies of the real clips, some of them damaged"

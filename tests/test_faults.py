@@ -291,3 +291,23 @@ if __name__ == "__main__":
     def alive(pid): return Path(f'/proc/{pid}').exists() and ' Z ' not in Path(f'/proc/{pid}/stat').read_text()
     while any(map(alive, workers)) and time.monotonic() < end: time.sleep(0.1)
     assert workers and not any(map(alive, workers))
+
+# Memory: half an hour of it in bench/soak.py
+
+def test_each_save_gives_memory_back(monkeypatch):
+    from types import SimpleNamespace
+    from avmae_nb.train import callbacks
+    said = []
+    monkeypatch.setattr(callbacks.devices, 'trim_memory', lambda: said.append('trim'))
+    store = SimpleNamespace(save=lambda step, items, metric, **meta: said.append(step))
+    learner = SimpleNamespace(steps_done=5, last_saved=None, flush=lambda: None, call=lambda *_: None, items=dict)
+    saver = callbacks.Checkpointing(store, 5)
+    saver.save(learner); saver.save(learner)
+    assert said == ['trim', 5] and learner.last_saved == 5
+
+def test_the_soak_tells_growth_from_a_plateau():
+    import soak
+    at = np.arange(0, 1800, 10.)
+    grows, levels_off = soak.slope(at, 100 + at / 100), soak.slope(at, 100 + np.minimum(at, 900) / 100)
+    assert grows['MB an hour'] == grows['second half, MB an hour'] == 36
+    assert levels_off['MB an hour'] > 10 and abs(levels_off['second half, MB an hour']) < 0.1

@@ -456,3 +456,25 @@ def test_big_buck_bunny_with_surround_sound():
     assert clip.video.shape == (16, 224, 398, 3) and np.abs(clip.audio).max() > 0.01
     shipped = read_clip(CLIPS / 'bbb.mp4', Request(16, 0.16, 224, 5.0))   # cut from it, re-encoded
     assert np.corrcoef(clip.video.mean((1, 2, 3)), shipped.video.mean((1, 2, 3)))[0, 1] > 0.98
+
+class Demuxer:
+    "PyAV's, and whether it was closed"
+    def __init__(self, of): self.packets, self.closed = of, 0
+    def __iter__(self): return self
+    def __next__(self): return next(self.packets)
+    def close(self): self.closed += 1
+
+@pytest.mark.parametrize('read', [lambda r: r.sound(0, 1600, 16000), lambda r: r.picture(np.array([0.5]), 16), lambda r: next(r.packets(r.video))])
+def test_a_file_that_is_read_in_part_leaves_nothing_behind(monkeypatch, read):
+    "PyAV frees a demuxer's buffers only when it is closed, or at the end of the file"
+    made = []
+    class Container:
+        def __init__(self, of): self.of = of
+        def __getattr__(self, name): return getattr(self.of, name)
+        def demux(self, *streams):
+            made.append(Demuxer(self.of.demux(*streams)))
+            return made[-1]
+    opened = container._open
+    monkeypatch.setattr(container, '_open', lambda path: Container(opened(path)))
+    with container.Reader(sorted(CLIPS.glob('*.mp4'))[0]) as reader: read(reader)
+    assert made and all(d.closed for d in made)

@@ -216,3 +216,16 @@ def test_no_network_at_import_or_first_run():
     done = subprocess.run([sys.executable, '-c', OFFLINE], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1:] == ['done'], done.stderr[-2000:]
     assert 'NETWORK' not in done.stdout
+
+# Dependencies
+
+def test_floors_and_the_audit_are_as_said():
+    import configparser, yaml
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / 'settings.ini')
+    asked = ' '.join(v for k, v in settings['DEFAULT'].items() if k.endswith('requirements')).split()
+    table = re.findall(r'^\| `([\w-]+>=[\d.]+)` \|', (ROOT / 'SECURITY.md').read_text(), re.M)
+    assert len(table) >= 5 and set(table) <= set(asked)
+    workflow = yaml.safe_load((ROOT / '.github/workflows/test.yml').read_text())
+    assert any(s.get('run', '').startswith('pip-audit') for s in workflow['jobs']['audit']['steps'])
+    assert {'pull_request', 'schedule'} <= set(workflow[True])   # YAML reads the key `on` as true

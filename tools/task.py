@@ -2,7 +2,7 @@
 """The project's chores, each doing its own set-up in .venv; needs Python 3.11 or newer and git, nothing else.
 
   python3 tools/task.py demo        pre-train a tiny model for some minutes and say what it learned
-  python3 tools/task.py test        all checks: notebooks clean and exported, README, nbdev_test, pytest (further words go to pytest)
+  python3 tools/task.py test        all checks: notebooks clean and exported, README, nbdev_test, pytest in two processes (further words go to a single pytest instead)
   python3 tools/task.py lab         open the notebooks in JupyterLab
   python3 tools/task.py notebooks   after editing: clean, export, README
   python3 tools/task.py docs        HTML pages of all notebooks in _docs
@@ -79,7 +79,8 @@ def test(args):
         step('notebooks clean, package and README in step with them', [bin / 'python', 'tools/drift.py'], environment(bin))
         for room, path in rooms().items(): step(f'notebooks run: {room}', [bin / 'nbdev_test', '--n_workers', '2', '--timing', *path], environment(bin, threads=1))
     print('\n== pytest', flush=True)
-    sys.exit(subprocess.run([bin / 'python', '-m', 'pytest', '-q', *(rest or ['tests'])], cwd=ROOT, env=environment(bin), stdin=subprocess.DEVNULL).returncode)
+    words, threads = (rest, None) if rest else (['-n', '2', '--dist', 'loadfile', 'tests'], 1)   # two processes with a thread each, a file's tests in one of them
+    sys.exit(subprocess.run([bin / 'python', '-m', 'pytest', '-q', *words], cwd=ROOT, env=environment(bin, threads), stdin=subprocess.DEVNULL).returncode)
 
 def demo(args):
     "The main job, from nothing"

@@ -6,10 +6,11 @@
 __all__ = ['WRITERS', 'read_log', 'plain_number', 'writing', 'Log', 'duration_text', 'Progress', 'Evaluate', 'Checkpointing',
            'Writer']
 
-# %% ../../nbs/train/03_callbacks.ipynb #bde6b768
+# %% ../../nbs/train/03_callbacks.ipynb #1ca82636
 import contextlib, importlib, json, math, os, time
 from pathlib import Path
 import jax, numpy as np
+from .. import devices
 from ..config import ConfigError, nearest
 from ..files import read_lines, write_whole
 from .checkpoint import METRIC, CheckpointError, Checkpoints, RunError, read_metric
@@ -114,7 +115,7 @@ class Evaluate:
         learner.flush()   # the row of this step comes before that of its evaluation
         learner.call('after_eval', step, {k: float(v) for k, v in self.function(learner).items()})
 
-# %% ../../nbs/train/03_callbacks.ipynb #bdb8568a
+# %% ../../nbs/train/03_callbacks.ipynb #f9e73d57
 class Checkpointing:
     "Save into the run folder every `every` steps"
     def __init__(self, store: Checkpoints, every: int, **meta):   # meta: kept with each checkpoint, e.g. the data's fingerprint
@@ -131,6 +132,7 @@ class Checkpointing:
         learner.flush()
         learner.call('before_save', step)
         learner.last_saved = None   # until this one is under way
+        devices.trim_memory()
         self.store.save(step, learner.items(), self.metric[1] if self.metric[0] == step else None, **self.meta)
         learner.last_saved = step
 

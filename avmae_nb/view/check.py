@@ -139,17 +139,16 @@ def _device_table() -> Panel:
     rows = [tuple(line.split(None, 1)) for line in repr(devices.describe()).splitlines()]
     return table(rows, ['device', 'found'], 'Device')
 
-# %% ../../nbs/view/06_check.ipynb #464eba56
+# %% ../../nbs/view/06_check.ipynb #43b778ce
 def memory_size(text: str | int) -> int:
     "`'15.5GiB'`, `'16 GB'` as bytes; a number is bytes already"
     found = re.fullmatch(r'\s*([\d.]+)\s*(k|M|G|T)(i?)B\s*', str(text))
     if isinstance(text, str) and not found: raise ConfigError(f'memory={text!r}: wants a number and a unit, e.g. "15.5GiB" or "16GB"')
     return int(float(found[1]) * (1024 if found[3] else 1000) ** ('kMGT'.index(found[2]) + 1)) if found else int(text)
 
-def policy_sizes(learner: Learner) -> dict[str, int]:
+def policy_sizes(config: Run, mesh) -> dict[str, int]:
     "Bytes a device that the step wants under each policy, as the compiler says"
-    field = remat_field(learner.config)
-    return {remat: step_bytes(learner.config.replace(**{field: remat}), learner.mesh) for remat in REMAT}
+    return {remat: step_bytes(config.replace(**{remat_field(config): remat}), mesh) for remat in REMAT}
 
 def memory_advice(config: Run, sizes: dict[str, int], budget: int) -> str:
     "Which policy to set"
@@ -166,13 +165,13 @@ def memory_table(config: Run, sizes: dict[str, int], budget: int) -> Panel:
     rows = [(r + (' (set)' if r == config.model.remat else ''), f'{n / 2**30:.3g} GiB', f'{extra(r):.0%}', 'fits' if n <= budget else 'does not fit') for r, n in sizes.items()]
     return table(rows, [remat_field(config), 'a device', 'FLOPs recomputed', f'in {budget / 2**30:.3g} GiB'], 'Memory of a step, as compiled for these devices')
 
-# %% ../../nbs/view/06_check.ipynb #a261aeb2
+# %% ../../nbs/view/06_check.ipynb #f0d7c595
 def _notes(said: list[str]) -> Panel: return Panel(text='\n'.join(f'- {s}' for s in said) if said else 'nothing to remark', title='Remarks')
 
 def _fitting(learner: Learner, memory) -> tuple[list[Panel], list[str], bool]:
     "Table, remark, and whether the step may be run"
     if memory is None: return [], [], True
-    budget, sizes = memory_size(memory), policy_sizes(learner)
+    budget, sizes = memory_size(memory), policy_sizes(learner.config, learner.mesh)
     return [memory_table(learner.config, sizes, budget)], [memory_advice(learner.config, sizes, budget)], sizes[learner.config.model.remat] <= budget
 
 def check(learner: Learner, clips: int = 2,  # clips drawn

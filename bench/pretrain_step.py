@@ -17,6 +17,7 @@ def options():
     p.add_argument('--size', help='tiny, Ti, S, B, L or H instead of the preset\'s')
     p.add_argument('--repeats', type=int, default=5, help='steps that are timed (at least 5)')
     p.add_argument('--cache', action='store_true', help='keep the compilation cache on: the compile time then means little')
+    p.add_argument('--xla', nargs='+', default=[], metavar='name=value', help='options of the compiler, to try what they do, e.g. xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED')
     p.add_argument('--loader', action='store_true', help='time the loader too')
     p.add_argument('--json', action='store_true', help='one JSON object instead of a table')
     p.add_argument('--out', help='JSON file, besides')
@@ -47,7 +48,7 @@ def timed_steps(learner, batch, repeats):
         seconds.append(time.perf_counter() - start)
     return seconds
 
-def measure_step(c, repeats):
+def measure_step(c, repeats, xla: dict | None = None):   # xla: options of the compiler
     "Everything about the step, in a dict"
     import jax
     from avmae_nb import devices
@@ -58,7 +59,7 @@ def measure_step(c, repeats):
     learner = Learner(build_model(c), MaskedReconstruction(c), optimizer(c.optim, c.learning_rate, 1000, 100), settings=Settings(fsdp=c.train.fsdp))
     batch = devices.shard_batch(random_batch(c), learner.mesh)
     start = time.perf_counter()
-    compiled = learner.update.lower(learner.state, batch).compile()
+    compiled = learner.update.lower(learner.state, batch).compile(compiler_options=xla)
     compile_seconds = time.perf_counter() - start
     learner.__dict__['update'] = compiled
     timed_steps(learner, batch, 1)
@@ -102,7 +103,7 @@ def main():
     except ConfigError as e: sys.exit(f'{e}')
     load = os.getloadavg()[0] if hasattr(os, 'getloadavg') else None
     found = {'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}', 'cores': os.cpu_count(), 'load': load, 'python': platform.python_version(), 'jax': jax.__version__,
-             'configuration': describe(c), **measure_step(c, args.repeats), **(measure_loader(c) if args.loader else {})}
+             'configuration': describe(c), 'xla': args.xla, **measure_step(c, args.repeats, dict(x.split('=', 1) for x in args.xla) or None), **(measure_loader(c) if args.loader else {})}
     print(json.dumps(found, indent=1) if args.json else table(found))
     if args.out: Path(args.out).write_text(json.dumps(found, indent=1) + '\n')
 

@@ -22,7 +22,7 @@ class Hardware:
     source: str
     usable: float | None = None   # GiB that programs may use; TPUs: as their compiler says (libtpu 0.0.42.1)
 
-# TPU v3, v5e, v5p, v6e, 7x and B200, H100, L40S were compared with the named sources again in November 2026; a chip's figures are halved where JAX counts two devices on it.
+# TPU figures were compared with the named sources again in November 2026, those of B200, H100 and L40S with pages that quote the data sheets, those of the other cards not; a TPU chip's figures are halved where JAX counts two devices on it.
 # Data sheets of B200, H200, H100 and L4 print products with sparsity: dense ones are half of them. GeForce cards: with float32 accumulation, as XLA asks for.
 _TPU3 = 'Jouppi et al. 2023 (TPU v4), table 4, and the Cloud TPU page of the version'
 _CLOUD = 'Cloud TPU documentation, page of the version, read in November 2026'

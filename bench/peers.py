@@ -26,8 +26,8 @@ def python() -> Path: return VENV / ('Scripts/python.exe' if os.name == 'nt' els
 def install(packages):
     "An environment for the peers, beside the project's own"
     venv.create(VENV, with_pip=True)
-    for more in ([], ['--extra-index-url', 'https://download.pytorch.org/whl/cpu']):   # where the first index has no build for CPUs, PyTorch's own
-        if subprocess.run([python(), '-m', 'pip', 'install', *more, *packages]).returncode == 0: return
+    for wanted in (packages, [p.removesuffix('+cpu') for p in packages]):   # where the index has no build for CPUs alone, the one that has all (several GB)
+        if subprocess.run([python(), '-m', 'pip', 'install', *wanted]).returncode == 0: return
     sys.exit(f'the peers could not be installed in {VENV}: give versions that your index has with --packages')
 
 def configuration(kind: str, batch: int):

@@ -6,9 +6,11 @@ A figure that was repeated has a 95% interval by the percentile bootstrap, and s
 different runs are compared after scaling each by the matrix-product peak measured in its own run, so that a machine that is slower today is not taken for slower code. Bytes and FLOPs do not vary: any growth
 beyond the margin is one.
 """
-import argparse, json, random, statistics, sys
+import argparse, json, statistics, sys
 from dataclasses import dataclass
 from pathlib import Path
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from timing import bootstrap, resampled
 
 @dataclass(frozen=True)
 class Figure:
@@ -90,18 +92,13 @@ class Change:
     @property
     def word(self) -> str: return 'WORSE' if self.low > 1 + self.margin else 'better' if self.high < 1 - self.margin else 'same'
 
-def _scaled(f: Figure, value: float) -> float: return value * (f.peak or 1.0)
-
 def change(new: Figure, old: Figure, margin: float = 0.03, draws: int = 2000) -> Change:
     "How much worse, with the interval of the ratio of medians; without repeats the interval is the ratio"
-    rng, both = random.Random(0), bool(new.peak and old.peak)
-    value = lambda f, v: _scaled(f, v) if both else v
-    worse = lambda n, o: o / n if new.higher else n / o
-    ratio = worse(value(new, new.value), value(old, old.value))
+    slower = old.peak / new.peak if new.peak and old.peak else 1.0   # the machine, not the code
+    worse = lambda n, o: o / n if new.higher else n / o / slower
+    ratio = worse(new.value, old.value)
     if len(new.repeats) < 3 or len(old.repeats) < 3: return Change(new, old, ratio, ratio, ratio, margin if new.unit != 's' else max(margin, 0.25))   # one time says little
-    draw = lambda f: statistics.median(rng.choices(f.repeats, k=len(f.repeats)))
-    found = sorted(worse(value(new, draw(new)), value(old, draw(old))) for _ in range(draws))
-    return Change(new, old, ratio, found[int(0.025 * draws)], found[int(0.975 * draws) - 1], margin)
+    return Change(new, old, ratio, *bootstrap(lambda rng: worse(resampled(new.repeats, rng), resampled(old.repeats, rng)), draws), margin)
 
 def changes(old: dict, new: dict, margin: float = 0.03) -> list[Change]:
     "Of every figure that both collections have"

@@ -38,9 +38,8 @@ def memory(name: str, layers: int) -> dict:
     import jax
     from avmae_nb import devices
     from avmae_nb.train.abstract import abstract_step
-    from avmae_nb.train.finetune import Classification
+    from avmae_nb.train.finetune import Classification, build_classifier
     from avmae_nb.train.learner import Weights, as_terms, total_loss
-    from avmae_nb.train.finetune import build_classifier
     from flax import nnx
     c = configuration(layers, name)
     objective, weights = Classification(c), Weights(nnx.eval_shape(lambda: build_classifier(c)))
@@ -88,8 +87,8 @@ def measure(layers: int, rounds: int, policies) -> dict:
     times = interleaved({t.name: t.step for t in trainers}, rounds)
     agree(trainers)
     peaks.append(gemm_peak())
-    flops = step_flops(trainers[0].config)
-    rows = {t.name: {**summary(times[t.name]), 'cpu_seconds': statistics.median(t.cpu[-rounds:]), 'first': t.first, 'share_of_peak': flops / summary(times[t.name])['seconds'] / max(peaks)} for t in trainers}
+    flops, found = step_flops(trainers[0].config), {n: summary(t) for n, t in times.items()}
+    rows = {t.name: {**found[t.name], 'cpu_seconds': statistics.median(t.cpu[-rounds:]), 'first': t.first, 'share_of_peak': flops / found[t.name]['seconds'] / max(peaks)} for t in trainers}
     for name, row in rows.items():
         if name != 'plain': row['speed'] = ratio(times['plain'], times[name])
     return {'layers': layers, 'flops': flops, 'gemm_peak': max(peaks), 'variants': rows}

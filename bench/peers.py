@@ -10,11 +10,11 @@ ViTMAE is set to it). What differs is left as each ships: VideoMAE and ViTMAE us
 Each system is a process of its own that does a step when told to, all in one thread a core. Shares of peak are those of the fastest float32 matrix product seen in the same run, by either library,
 for the FLOPs that a system really does (`own`) and for those that the method needs at least, ours (`needed`: the same for both, so it ranks them).
 """
-import argparse, json, os, statistics, subprocess, sys, venv
+import argparse, json, os, statistics, subprocess, sys, time, venv
 from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
-from timing import ROOT, interleaved, machine, ratio, summary
+from timing import ROOT, cores, interleaved, machine, ratio, resident, summary
 VENV = ROOT / '.cache' / 'peers-venv'
 PACKAGES = ['torch==2.13.0+cpu', 'transformers==4.57.6', 'numpy']
 PAIRS = {'video': ('ours, video', 'VideoMAE'), 'audio': ('ours, audio', 'ViTMAE')}
@@ -54,17 +54,12 @@ def peer_flops(c) -> int:
 def serve_ours(kind: str, batch: int):
     "Our system: says what it is, then does what each line asks for"
     os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
-    import time, jax
+    import jax
     from avmae_nb import devices
-    from avmae_nb.train.learner import Learner, Settings
-    from avmae_nb.train.optim import optimizer
-    from avmae_nb.train.pretrain import MaskedReconstruction, build_model
-    from pretrain_step import random_batch
-    from timing import resident
+    from pretrain_step import learner_of, random_batch
     c = configuration(kind, batch)
-    learner = Learner(build_model(c), MaskedReconstruction(c), optimizer(c.optim, c.learning_rate, 1000, 100), settings=Settings())
-    batch, say = random_batch(c), lambda **what: print(json.dumps({**what, **resident()}), flush=True)
-    say(parameters=sum(x.size for x in jax.tree.leaves(learner.state.params)), machine=machine(), threads=len(os.sched_getaffinity(0)))
+    learner, batch, say = learner_of(c), random_batch(c), lambda **what: print(json.dumps({**what, **resident()}), flush=True)
+    say(parameters=sum(x.size for x in jax.tree.leaves(learner.state.params)), machine=machine(), threads=cores())
     for line in sys.stdin:
         if line.strip() == 'gemm': say(flops=devices.gemm_peak()); continue
         begin, cpu = time.perf_counter(), time.process_time()
@@ -76,7 +71,6 @@ class System:
     def __init__(self, name: str, batch: int):
         kind, ours = KINDS[name], name.startswith('ours')
         self.name, self.config, self.told = name, configuration(kind, batch), []
-        self.flops = None
         command = [sys.executable, __file__, '--serve', kind, '--batch', batch] if ours else [python(), HERE / 'peers_torch.py', kind, batch, hidden(self.config)]
         own = {k: v for k, v in os.environ.items() if k not in ('NPROC', 'OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS', 'XLA_FLAGS')}   # all cores for everyone
         self.process = subprocess.Popen([str(a) for a in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=own)
@@ -105,9 +99,9 @@ def measure(kind: str, rounds: int, batch: int) -> dict:
     for s in systems.values(): s.close()
     ours, peer = PAIRS[kind]
     c, peak = systems[ours].config, max(peaks)
-    own = {ours: step_flops(c), peer: peer_flops(c)}
-    rows = {n: {**summary(times[n]), 'clips_per_second': batch / statistics.median(times[n]), 'cpu_seconds': statistics.median([t['cpu'] for t in s.told[-rounds:]]), 'peak_bytes': s.told[-1]['peak_bytes'],
-                'bytes_now': s.told[-1]['bytes_now'], 'flops': own[n], 'share_of_peak_own': own[n] / statistics.median(times[n]) / peak, 'share_of_peak_needed': own[ours] / statistics.median(times[n]) / peak,
+    own, found = {ours: step_flops(c), peer: peer_flops(c)}, {n: summary(t) for n, t in times.items()}
+    rows = {n: {**found[n], 'clips_per_second': batch / found[n]['seconds'], 'cpu_seconds': statistics.median([t['cpu'] for t in s.told[-rounds:]]), 'peak_bytes': s.told[-1]['peak_bytes'],
+                'bytes_now': s.told[-1]['bytes_now'], 'flops': own[n], 'share_of_peak_own': own[n] / found[n]['seconds'] / peak, 'share_of_peak_needed': own[ours] / found[n]['seconds'] / peak,
                 'parameters': s.about['parameters'], 'threads': s.about['threads'], 'last_loss': s.told[-1]['loss'], 'machine': s.about['machine']} for n, s in systems.items()}
     return {'configuration': f'ViT-B, {kind}, batch {batch}, {hidden(c)} of {next(iter(c.modalities.values())).tokens} patches hidden', 'gemm_peak': peak, 'gemm_peaks': peaks, 'systems': rows,
             'speed': ratio(times[peer], times[ours])}

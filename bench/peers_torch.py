@@ -3,10 +3,10 @@
     python bench/peers_torch.py video 2      # Hugging Face's VideoMAE, batch 2
     python bench/peers_torch.py audio 2      # Hugging Face's ViTMAE on as many patches as AudioMAE has
 """
-import json, os, sys, time
+import json, sys, time
 from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
-from timing import machine, resident
+from timing import cores, machine, resident
 import torch
 from transformers import VideoMAEConfig, VideoMAEForPreTraining, ViTMAEConfig, ViTMAEForPreTraining
 
@@ -44,7 +44,7 @@ def gemm(seconds: float = 0.5, size: int = 1536) -> float:
 def main():
     kind, batch, masked = sys.argv[1], *map(int, sys.argv[2:4])
     torch.manual_seed(0)
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(cores())
     model, loss_of = {'video': video, 'audio': audio}[kind](batch, masked)
     model.train()
     optimizer = adam(model)

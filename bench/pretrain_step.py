@@ -9,7 +9,8 @@ Inputs are noise of the right shape. Seconds are medians; the peak of a CPU is m
 """
 import argparse, itertools, json, os, platform, statistics, sys, time
 from pathlib import Path
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..'))
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
+from timing import resident
 
 def options():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -35,8 +36,7 @@ def peak_memory(device) -> tuple[int, str]:
     "Bytes, and of what"
     stats = device.memory_stats() or {}
     if 'peak_bytes_in_use' in stats: return stats['peak_bytes_in_use'], 'of the first device'
-    import resource
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024), 'of the process'
+    return resident()['peak_bytes'], 'of the process'
 
 def timed_steps(learner, batch, repeats):
     "Seconds of each step, the device waited for"
@@ -48,15 +48,19 @@ def timed_steps(learner, batch, repeats):
         seconds.append(time.perf_counter() - start)
     return seconds
 
+def learner_of(c):
+    "The configuration's own training step, with nothing around it"
+    from avmae_nb.train.learner import Learner, Settings
+    from avmae_nb.train.optim import optimizer
+    from avmae_nb.train.pretrain import MaskedReconstruction, build_model
+    return Learner(build_model(c), MaskedReconstruction(c), optimizer(c.optim, c.learning_rate, 1000, 100), settings=Settings(fsdp=c.train.fsdp))
+
 def measure_step(c, repeats, xla: dict | None = None):   # xla: options of the compiler
     "Everything about the step, in a dict"
     import jax
     from avmae_nb import devices
     from avmae_nb.model.flops import forward_flops, step_flops
-    from avmae_nb.train.learner import Learner, Settings
-    from avmae_nb.train.optim import optimizer
-    from avmae_nb.train.pretrain import MaskedReconstruction, build_model
-    learner = Learner(build_model(c), MaskedReconstruction(c), optimizer(c.optim, c.learning_rate, 1000, 100), settings=Settings(fsdp=c.train.fsdp))
+    learner = learner_of(c)
     batch = devices.shard_batch(random_batch(c), learner.mesh)
     start = time.perf_counter()
     compiled = learner.update.lower(learner.state, batch).compile(compiler_options=xla)

@@ -6,10 +6,10 @@
 
 From one middle point: 16 frames of 112 x 112 and 4 s of sound, batch 4, encoder 6 layers of width 384, decoder 2 of 192. Seconds, compile seconds, temporaries and FLOPs of each; `floor` is FLOPs over the measured peak.
 """
-import argparse, json, os, subprocess, sys
+import argparse, functools, json, os, subprocess, sys
 from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
-from timing import machine
+from timing import machine, simulated
 AXES = {'tokens': (8, 16, 32, 64), 'width': (192, 384, 768), 'depth': (3, 6, 12, 24), 'batch': (1, 2, 4, 8), 'devices': (1, 2, 4, 8)}
 TOY = {'tokens': (4, 8), 'width': (32, 64), 'depth': (1, 2), 'batch': (1, 2), 'devices': (1, 2)}
 MIDDLE = {'tokens': 16, 'width': 384, 'depth': 6, 'batch': 4, 'devices': 1}
@@ -30,12 +30,11 @@ def measure(point: dict, toy: bool, repeats: int) -> dict:
     keep = ('step_seconds', 'step_seconds_repeats', 'compile_seconds', 'temporary_bytes', 'step_flops', 'peak_flops_per_second', 'mfu', 'parameters')
     return {'tokens': sum(m.tokens for m in c.modalities.values()), 'clips': c.train.batch, **{k: found[k] for k in keep}}
 
-def on_devices(point: dict, args) -> dict:
-    "One point in a process with so many simulated devices; XLA's threads must outnumber a device's collectives"
-    n = point['devices']
-    env = {**os.environ, 'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count={n}'.strip(), **({'NPROC': str(4 * n)} if n > 1 else {})}
-    command = [sys.executable, __file__, '--point', json.dumps(point), '--repeats', str(args.repeats), *(['--toy'] if args.toy else [])]
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
+@functools.cache   # the middle lies on most axes: it is measured once
+def on_devices(point: str, repeats: int, toy: bool) -> dict:   # point: JSON
+    "One point in a process with so many simulated devices"
+    command = [sys.executable, __file__, '--point', point, '--repeats', str(repeats), *(['--toy'] if toy else [])]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **simulated(json.loads(point)['devices'])})
     if done.returncode: sys.exit(f'{point}: {done.stderr[-2000:]}')
     return json.loads(done.stdout.strip().splitlines()[-1])
 
@@ -52,7 +51,8 @@ def main():
     for axis in args.only:
         found['axes'][axis] = {}
         for size in axes[axis]:
-            one = found['axes'][axis][str(size)] = on_devices({**middle, 'batch': max(axes['devices']) if axis == 'devices' else middle['batch'], axis: size}, args)
+            point = {**middle, 'batch': max(axes['devices']) if axis == 'devices' else middle['batch'], axis: size}
+            one = found['axes'][axis][str(size)] = on_devices(json.dumps(point), args.repeats, args.toy)
             print(f'{axis:>8} {size:4} ({one["tokens"]} tokens, {one["clips"]} clips): {one["step_seconds"]:7.3f} s a step, floor {one["step_flops"] / one["peak_flops_per_second"]:7.3f} s, compile {one["compile_seconds"]:5.1f} s, {one["temporary_bytes"] / 2**20:6.0f} MiB', flush=True)
     if args.out: args.out.write_text(json.dumps(found, indent=1) + '\n')
 

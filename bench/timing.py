@@ -1,4 +1,4 @@
-"""What the measurements share: rounds in which systems take turns, ratios with an interval, and what machine it was. Standard library only: other environments import it too."""
+"""What the measurements share: rounds in which systems take turns, ratios with an interval, what machine it was, and simulated devices (tests too). Standard library only: other environments import it."""
 import os, platform, random, statistics, subprocess, sys, time
 from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
@@ -13,11 +13,19 @@ def interleaved(systems: dict, rounds: int, again: int = 1) -> dict[str, list[fl
             if k >= 0: times[name].append(told if isinstance(told, float) else time.perf_counter() - begin)
     return times
 
-def interval(values: list[float], statistic=statistics.median, draws: int = 1000) -> list[float]:
-    "Percentile bootstrap, 95%"
+def bootstrap(draw, draws: int) -> list[float]:   # draw: a value of some resampled data, from the random numbers it is given
+    "Percentile interval, 95%"
     rng = random.Random(0)
-    found = sorted(statistic(rng.choices(values, k=len(values))) for _ in range(draws))
+    found = sorted(draw(rng) for _ in range(draws))
     return [found[int(0.025 * draws)], found[int(0.975 * draws) - 1]]
+
+def resampled(values, rng) -> float:
+    "Median of as many values, drawn again"
+    return statistics.median(rng.choices(values, k=len(values)))
+
+def interval(values: list[float]) -> list[float]:
+    "Of the median"
+    return bootstrap(lambda rng: resampled(values, rng), 1000)
 
 def summary(seconds: list[float]) -> dict:
     "Median, its interval, and all the repeats"
@@ -36,6 +44,15 @@ def resident() -> dict[str, int]:
     except OSError: pass
     return {'peak_bytes': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024), 'bytes_now': now}
 
+def cores() -> int:
+    "That this process may use"
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+
+def simulated(devices: int) -> dict[str, str]:
+    "Environment for so many devices on this CPU. NPROC is the size of XLA's thread pool: a collective blocks a thread, and with fewer threads than collectives under way all devices wait for ever"
+    flags = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count={devices}'.strip()
+    return {'XLA_FLAGS': flags, **({'NPROC': str(4 * devices)} if devices > 1 else {})}
+
 def _processor() -> str:
     try: return next(l.split(':')[1].strip() for l in Path('/proc/cpuinfo').read_text().splitlines() if l.startswith('model name'))
     except (OSError, StopIteration): return platform.processor() or platform.machine()
@@ -43,7 +60,7 @@ def _processor() -> str:
 def machine() -> dict:
     "Processor, cores, load, versions, commit, date"
     from importlib.metadata import PackageNotFoundError, version
-    found = {'processor': _processor(), 'cores': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(), 'load': list(os.getloadavg()) if hasattr(os, 'getloadavg') else None,
+    found = {'processor': _processor(), 'cores': cores(), 'load': list(os.getloadavg()) if hasattr(os, 'getloadavg') else None,
              'system': platform.system(), 'python': platform.python_version(), 'date': time.strftime('%Y-%m-%d %H:%M')}
     for package in ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'torch', 'transformers'):
         try: found[package] = version(package)

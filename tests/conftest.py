@@ -9,6 +9,8 @@ for name, value in {'JAX_COMPILATION_CACHE_DIR': CACHE / 'jax', 'JAX_PERSISTENT_
                     'JAX_PLATFORMS': 'cpu', 'OMP_NUM_THREADS': 1, 'OPENBLAS_NUM_THREADS': 1, 'MPLBACKEND': 'agg'}.items():
     os.environ.setdefault(name, str(value))
 
+sys.path.insert(0, str(ROOT / 'bench'))
+from timing import simulated
 from hypothesis import settings
 settings.register_profile('avmae', deadline=None, derandomize=True, max_examples=25)
 settings.load_profile('avmae')
@@ -48,11 +50,6 @@ def chromium() -> str:
     for name in ('chromium', 'chromium-browser', 'google-chrome'):
         if shutil.which(name): return shutil.which(name)
     pytest.skip('no Chromium on this machine')
-
-def simulated(devices: int) -> dict[str, str]:
-    "Environment for so many devices on this CPU. NPROC is the size of XLA's thread pool: a collective blocks a thread, and with fewer threads than collectives under way all devices wait for ever"
-    flags = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count={devices}'.strip()
-    return {'XLA_FLAGS': flags, **({'NPROC': str(4 * devices)} if devices > 1 else {})}
 
 @pytest.fixture(scope='session')
 def run_python():

@@ -2,7 +2,6 @@
 import copy, json, subprocess, sys
 import pytest
 from conftest import ROOT
-sys.path.insert(0, str(ROOT / 'bench'))
 import compare, run
 from compare import changes, figures, targets_table
 

@@ -14,7 +14,6 @@ from avmae_nb.train.pretrain import pretrain
 from toys import rows, toy_config
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / 'bench'))
 
 def bits(learner):
     import jax

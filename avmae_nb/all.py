@@ -10,6 +10,7 @@ from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
 from .config import *
+from .files import *
 from .hardware import *
 from .devices import *
 from .tasks import *

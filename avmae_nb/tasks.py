@@ -7,7 +7,7 @@ __all__ = ['STRONG', 'FINETUNE_PRESETS', 'Classifier', 'Augment', 'Finetune', 'f
 
 # %% ../nbs/02_tasks.ipynb #298a2cac
 from typing import Literal
-from .config import ENCODERS, PRESETS, Audio, Config, ConfigError, Data, LogMel, Model, Optim, Pretrain, Run, Stack, Train, Video, config, nearest, preset
+from .config import ABOVE_0, AT_LEAST_0, AT_LEAST_1, ENCODERS, PRESETS, Audio, Config, ConfigError, Data, LogMel, Model, Optim, Pretrain, Run, Stack, Train, Video, config, nearest, preset
 
 # %% ../nbs/02_tasks.ipynb #dfa0eec6
 @config
@@ -25,6 +25,7 @@ class Classifier(Config):
     dtype: Literal['float32', 'bfloat16'] = 'float32'
     remat: Literal['none', 'attention', 'block', 'everything'] = 'none'   # as in pre-training
     encoder_stack: Stack | None = None   # instead of the one of `size`
+    limits = {'classes': AT_LEAST_1, 'seconds': AT_LEAST_1}
     def check(self):
         if not self.classes or min(self.classes) < 1: raise ConfigError(f'Classifier.classes={self.classes} wants the number of classes of each head, e.g. (309,)')
         if self.seconds is not None and (self.seconds < 1 or len(self.classes) > 1): raise ConfigError(f'Classifier.seconds={self.seconds} with classes={self.classes}: seconds is at least 1 and goes with one head')
@@ -53,14 +54,13 @@ class Augment(Config):
     contrast: tuple[float, float] = (0.6, 1.4)
     hue: float = 0.2          # turns of the colour circle, up or down
     grey: float = 0.0         # probability of a clip without colour, usually 0.1
+    limits = {'scale': ABOVE_0, 'saturation': ABOVE_0, 'contrast': ABOVE_0, **dict.fromkeys(('mixup_video', 'mixup_audio', 'frequency_masks', 'time_masks', 'brightness', 'hue'), AT_LEAST_0), **dict.fromkeys(('frequency_width', 'time_width'), AT_LEAST_1)}
     def check(self):
         for name in ('colour', 'grey', 'smoothing'):
             if not 0 <= getattr(self, name) <= 1 - (name == 'smoothing') * 1e-6: raise ConfigError(f'Augment.{name}={getattr(self, name)} is a share between 0 and 1')
-        if min(self.mixup_video, self.mixup_audio) < 0: raise ConfigError('Augment: the alpha of mixup is at least 0 (off), usually 0.5')
         for name in ('scale', 'saturation', 'contrast'):
             low, high = getattr(self, name)
-            if not 0 < low <= high: raise ConfigError(f'Augment.{name}={(low, high)} wants the smaller factor first, both above 0')
-        if min(self.frequency_masks, self.time_masks) < 0 or min(self.frequency_width, self.time_width) < 1: raise ConfigError('Augment: numbers of masks are at least 0, widths at least 1')
+            if low > high: raise ConfigError(f'Augment.{name}={(low, high)} wants the smaller factor first')
     @property
     def mixup(self) -> dict[str, float]:
         "Alpha by modality"
@@ -81,10 +81,10 @@ class Finetune(Run):
     optim: Optim = Optim(kind='sgd', base_learning_rate=3.2, weight_decay=0.0, layer_decay=0.75, warmup_epochs=2.5, clip_norm=1.0)   # 0.8 at batch 64
     train: Train = Train(batch=64, epochs=50.0)
     views: int = 4            # temporal views of the final evaluation; during training one
+    limits = {'views': AT_LEAST_1}
     def check(self):
         super().check()
         heads = len(self.classifier.classes)
-        if self.views < 1: raise ConfigError('Finetune.views must be at least 1, usually 4')
         if self.encoder and self.classifier.stochastic_depth: raise ConfigError('Finetune.encoder has no stochastic depth: set classifier.stochastic_depth=0')
         if (self.labels == 'seconds') != (self.classifier.seconds is not None): raise ConfigError(f"Finetune.labels={self.labels!r} and classifier.seconds={self.classifier.seconds}: labels='seconds' goes with a number of seconds, e.g. 10, all other kinds with None")
         if (self.labels == 'heads') != (heads > 1): raise ConfigError(f"Finetune.labels={self.labels!r} and classifier.classes={self.classifier.classes}: labels='heads' goes with several heads, e.g. (97, 300), all other kinds with one")

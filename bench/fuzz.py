@@ -1,6 +1,6 @@
-"""Thousands of damaged media files through the loader's own way of reading, and damaged label files, configurations, run folders and weights through theirs.
+"""Thousands of damaged media files through the loader's own way of reading, damaged label files, configurations, run folders and weights through theirs, and nonsense as the parameters of notebooks.
 
-    python bench/fuzz.py --files 4000 --texts 2000 --out bench/fuzz.json
+    python bench/fuzz.py --files 4000 --texts 2000 --parameters 300 --out bench/fuzz.json
 
 Every file is made from a real clip by `tests/mutators.py` (bit flips, truncation, header edits, shuffled boxes, absurd durations, 65,535 x 65,535 frames, timestamps backwards, ...) in several containers, from a seed, so that
 each can be made again. Wanted: each is decoded (what is there, finite, in the shape asked for) or refused with a reason; never another exception, a crash of the run, or a clip beyond its deadline. `crashed` and `too slow` are those
@@ -160,12 +160,56 @@ def texts(count: int, seed: int, told=lambda *a: None) -> dict:
             path.write_bytes(good)
     return {'files': count, 'by kind': {k: dict(v) for k, v in total.items()}, 'to look at': bugs, 'slowest, s': round(slow, 2), 'seconds': round(time.monotonic() - began)}
 
+# Parameters of notebooks
+
+def notebook(path: Path) -> tuple[str, list[str], list[str]]:
+    "Imports, parameters by line, and the cells after them up to the last that trains"
+    cells = [(''.join(c['source']), c['metadata'].get('tags', ())) for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
+    at = next(k for k, (_, tags) in enumerate(cells) if 'parameters' in tags)
+    after = [s for s, _ in cells[at + 1:]]
+    return '\n'.join(s for s, _ in cells[:at] if 'pip install' not in s), cells[at][0].splitlines(), after[:max((k for k, s in enumerate(after) if '.fit(' in s), default=3) + 1]
+
+def parameters(count: int, seed: int, told=lambda *a: None) -> dict:
+    "Tutorials whose parameters are nonsense, each cell run as Jupyter runs it: it works, or ends in an error that is meant for users. Training itself is left out"
+    import warnings
+    from unittest import mock
+    from execnb.shell import CaptureShell
+    from avmae_nb.config import ConfigError
+    from avmae_nb.files import PathError
+    from avmae_nb.interop.released import WeightsError
+    from avmae_nb.train.checkpoint import CheckpointError, RunError
+    from avmae_nb.train.learner import Learner
+    said = lambda e: isinstance(e, (ConfigError, PathError, MediaError, WeightsError, CheckpointError, RunError)) or isinstance(e, OSError) and e.filename
+    books = {p.stem: notebook(p) for p in sorted((ROOT / 'nbs/tutorials').glob('*.ipynb'))}
+    total, bugs, began, home = collections.defaultdict(collections.Counter), [], time.monotonic(), Path.cwd()
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(Learner, 'fit', lambda self, *a, **k: self), warnings.catch_warnings():
+        warnings.simplefilter('ignore'); os.chdir(folder)
+        try:
+            for k in range(count):
+                r = random.Random(f'{seed}/{k}')
+                name = list(books)[k % len(books)]
+                imports, given, cells = books[name]
+                which = r.choice(given).split('=')[0].strip()
+                shell, wrong = CaptureShell(mpl_format=None), mutators.value(r)
+                shell.run(imports + '\n' + '\n'.join(given))
+                shell.user_ns[which] = wrong
+                if which != 'fast': shell.user_ns['fast'] = which not in ('run', 'steps')
+                what = 'works'
+                for cell in cells:
+                    shell.exc = None
+                    shell.run(cell)
+                    if shell.exc is not None: what = 'refused' if said(shell.exc) else 'BUG'; break
+                if what == 'BUG': bugs.append(f'{seed}/{k} {name} {which}={wrong!r}: {type(shell.exc).__name__}: {str(shell.exc)[:200]}'); told(bugs[-1])
+                total[f'{name}, {which}'][what] += 1
+        finally: os.chdir(home)
+    return {'values': count, 'by parameter': {k: dict(v) for k, v in sorted(total.items())}, 'to look at': bugs, 'seconds': round(time.monotonic() - began)}
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--files', type=int, default=500); p.add_argument('--texts', type=int, default=500); p.add_argument('--seed', type=int, default=0); p.add_argument('--out', type=Path)
+    p.add_argument('--files', type=int, default=500); p.add_argument('--texts', type=int, default=500); p.add_argument('--parameters', type=int, default=50); p.add_argument('--seed', type=int, default=0); p.add_argument('--out', type=Path)
     args, told = p.parse_args(), lambda *a: print(*a, flush=True)
     os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-    out = {'seed': args.seed, 'texts and weights': texts(args.texts, args.seed, told) if args.texts else None, 'media': media(args.files, args.seed, told) if args.files else None}
+    out = {'seed': args.seed, 'parameters of notebooks': parameters(args.parameters, args.seed, told) if args.parameters else None, 'texts and weights': texts(args.texts, args.seed, told) if args.texts else None, 'media': media(args.files, args.seed, told) if args.files else None}
     print(json.dumps(out, indent=1))
     if args.out: args.out.write_text(json.dumps(out, indent=1) + '\n')
 

@@ -111,3 +111,9 @@ def text(data: bytes, r: random.Random) -> bytes:
     if how == 3: k = r.randrange(len(lines)); lines[k] = r.choice(words) + lines[k]; return b'\n'.join(lines)
     a = r.randrange(len(data) + 1)
     return data[:a] + r.choice(words) + data[a + r.randrange(20):]
+
+def value(r: random.Random):
+    "What a notebook's parameter is when somebody's script, or papermill's reading of a command line, has gone wrong"
+    odd = ''.join(r.choice('ab ./\\~:@%"\'<>&\0\n\u202e\ud800é字') for _ in range(r.randint(1, 12)))
+    return r.choice((None, True, False, '', ' ', 'yes', 'False', 'nan', '10', '1e3', '-1', odd, odd, 'x' * 300, 'no/such/folder', '/proc/nothing', '/dev/null/x', '/etc/hostname', '/etc', '~nobody', 'gs://bucket/run', 'https://example.org/a',
+                     0, -1, -0.0, 0.5, 1e-9, 1e9, -1e300, 10 ** 30, float('nan'), float('inf'), 3 + 4j, b'run', [], [3], (1, 2), {}, {'steps': 3}, object(), r.uniform(-1e6, 1e6), r.randint(-10 ** 6, 0)))

@@ -75,6 +75,7 @@ class Reader:
         self.video, self.audio = _streams(self.container, 'video'), _streams(self.container, 'audio')
         if self.video is None and self.audio is None: raise MediaError(f'{self.path}: it holds neither picture nor sound (format {self.container.format.name})')
         for s in self.streams: s.codec_context.thread_count = 1      # workers are the parallelism
+        self.codecs = {s.index: s.codec_context.name for s in self.streams}   # asked for after a decoder has failed to open, PyAV 19 crashes
         if self.video: self.check_size(self.video.codec_context)
         if self.audio: self.check_sound(self.audio.codec_context.sample_rate, self.audio.codec_context.channels)
     def close(self):
@@ -101,7 +102,7 @@ class Reader:
         except (av.FFmpegError, MemoryError) as e: raise self.error(streams[0], at, getattr(e, 'strerror', 'out of memory')) from None
         except IndexError: raise self.error(streams[0], at, 'a stream appears that the file does not announce') from None   # of FLV: PyAV has no place for it
     def time(self, thing, default=0.0): return _seconds(thing.pts, thing.time_base) - self.origin if thing.pts is not None else default
-    def error(self, stream, at, why): return MediaError(f'{self.path}: the {dict(video="picture", audio="sound")[stream.type]} (stream {stream.index}, {stream.codec_context.name}) breaks at {at:.2f} s: {why}')
+    def error(self, stream, at, why): return MediaError(f'{self.path}: the {dict(video="picture", audio="sound")[stream.type]} (stream {stream.index}, {self.codecs[stream.index]}) breaks at {at:.2f} s: {why}')
 
 # %% ../../nbs/data/00_container.ipynb #9efb1448
 @patch
@@ -217,7 +218,7 @@ def media_info(reader: Reader) -> MediaInfo:
     found = max(ends.values())
     if found > MAX_SECONDS: raise MediaError(f'{reader.path}: it claims to last {found:,.0f} s, more than the {MAX_SECONDS:,.0f} s (a week) that are believed; its timestamps are damaged')
     v, a = (reader.video if 'video' in ends else None), (reader.audio if 'audio' in ends else None)
-    return MediaInfo(reader.path, found, max(found, total) if truncated else found, v and v.codec_context.name, a and a.codec_context.name,
+    return MediaInfo(reader.path, found, max(found, total) if truncated else found, v and reader.codecs[v.index], a and reader.codecs[a.index],
                      (v.codec_context.width, v.codec_context.height) if v else None, float(v.average_rate) if v and v.average_rate else None,
                      a and a.codec_context.sample_rate, a and a.codec_context.channels, truncated)
 

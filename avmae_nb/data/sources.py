@@ -17,6 +17,7 @@ from .labels import Labels
 from .container import SOUND_EXTENSIONS, VIDEO_EXTENSIONS, MediaError, MediaInfo, probe
 from .guard import guarded
 from .media import Clip, Request, read_clip
+from ..files import local_path
 
 # %% ../../nbs/data/03_sources.ipynb #c9596762
 def draw_start(duration: float | None, request: Request, rng: np.random.Generator) -> float:
@@ -206,7 +207,7 @@ def announced(files: Files) -> Files:
 def data_folder(data: Data) -> str:
     "The folder that a configuration names"
     if not data.path: raise ConfigError(f"Data(source={data.source!r}) wants path='the/folder'")
-    return os.path.expanduser(data.path)
+    return str(local_path(data.path, 'Data.path'))
 
 # %% ../../nbs/data/03_sources.ipynb #0f534795
 def clips_folder() -> Path:

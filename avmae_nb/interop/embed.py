@@ -15,7 +15,7 @@ import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
 from jaxtyping import Float
 from ..config import Audio, Pretrain, Video
-from ..files import write_whole
+from ..files import local_path, write_whole
 from ..data.guard import guarded
 from ..data.loader import example
 from ..data.media import MediaError, Request, probe, read_clip
@@ -39,8 +39,8 @@ class Embedding:
 
 def files_of(path) -> list[Path]:
     "The media files that `path` stands for: itself, or all below a folder"
-    path = Path(path).expanduser()
-    if not path.exists(): raise FileNotFoundError(f'no file or folder {path}')
+    path = local_path(path)
+    if not path.exists(): raise MediaError(f'{path}: there is no such file or folder')
     if path.is_file(): return [path]
     return [path/f for f in list_folder(path)[0]]
 
@@ -76,7 +76,7 @@ class Embeddings(list):
 
     def save(self, path) -> Path:
         "Write `arrays` to one `.npz` file; nothing in it needs pickle"
-        path = Path(path).expanduser()
+        path = local_path(path)
         if path.suffix != '.npz': raise ValueError(f'{path}: embeddings are written as .npz')
         path.parent.mkdir(parents=True, exist_ok=True)
         data = io.BytesIO()

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np, yaml
 from flax import nnx
 from ..config import Audio, ConfigError, Modality, Model, Video, read_yaml
-from ..files import write_whole
+from ..files import local_path, write_whole
 from .names import blank, parameters, set_parameters
 from .released import WeightsError, check_arrays
 from ..model.heads import EncoderClassifier
@@ -87,7 +87,7 @@ def _weights(path: Path) -> dict[str, np.ndarray]:
 
 def load(path) -> Stored:
     "The model in a folder that `save` wrote, and its inputs"
-    path = Path(path).expanduser()
+    path = local_path(path)
     values, weights = _config(path), _weights(path)
     cls, config = KINDS[values['kind']]
     try:

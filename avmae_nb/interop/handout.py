@@ -9,6 +9,7 @@ __all__ = ['is_run', 'open_model', 'run_facts', 'hand_out', 'upload']
 import json
 from pathlib import Path
 from ..config import ConfigError, Pretrain
+from ..files import local_path
 from .folder import Stored, load, save
 from .released import Loaded, WeightsError, load_released
 from ..train.callbacks import read_log
@@ -22,7 +23,7 @@ def is_run(path) -> bool:
 
 def open_model(path, which: str | int = 'latest') -> Stored | Loaded:
     "`.model` and `.inputs` from a run folder (`which`: 'latest', 'best' or a step), from a folder that `save` wrote, or from a released checkpoint file"
-    path = Path(path).expanduser()
+    path = local_path(path)
     if is_run(path):
         model, config = load_any(path, which)
         return Stored(model, config.inputs, read_class_names(path))
@@ -51,7 +52,7 @@ def run_facts(run, which: str | int = 'latest') -> dict[str, str]:
 
 def hand_out(run, path, which: str | int = 'latest') -> Path:
     "A folder of safetensors, configuration and a card written from the run; `path` must be empty or not exist"
-    path = Path(path).expanduser()
+    path = local_path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())): raise WeightsError(f'{path} exists and is not empty: give another folder, nothing is overwritten')
     found = open_model(run, which)
     return save(found.model, path, found.inputs, run_facts(run, which) if is_run(run) else {'Weights from': Path(run).name}, getattr(found, 'class_names', None))

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 from ..config import Audio, ConfigError, LogMel, Modality, Model, Pretrain, Stack, Video
+from ..files import local_path
 from .names import MODALITY, WeightReport, blank, flatten, from_released, released_names, to_released
 from ..model.mae import AVMAE
 from ..model.mbt import MBT, Classifier
@@ -55,7 +56,7 @@ def check_arrays(params: dict, where) -> dict[str, np.ndarray]:
 
 def read_checkpoint(path) -> dict[str, np.ndarray]:   # `{'Transformer_rgb/encoder_norm/scale': array}`
     "Parameters in a released checkpoint, by released name"
-    path = Path(path).expanduser()
+    path = local_path(path)
     tree = _restore(path)
     found = tree.get('params') or (tree.get('optimizer') or {}).get('target')
     if isinstance(found, dict) and set(found) == {'params'}: found = found['params']

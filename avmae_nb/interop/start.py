@@ -9,6 +9,7 @@ __all__ = ['mismatches', 'check_fit', 'read_pretrained', 'start_from']
 from pathlib import Path
 from flax import nnx
 from ..config import ConfigError, Pretrain
+from ..files import local_path
 from .handout import is_run, open_model
 from .init import init_from_autoencoder
 from .names import WeightReport
@@ -40,7 +41,7 @@ def check_fit(config: Finetune, pretrained: Pretrain, where):
 def read_pretrained(name: str, config: Finetune) -> AVMAE:
     "The autoencoder that a run folder, a saved model's folder or a released checkpoint holds; `@best` or `@1000` after a run folder picks a checkpoint"
     path, _, which = name.partition('@')
-    path = shipped_folder() if name == 'shipped' else Path(path).expanduser()
+    path = shipped_folder() if name == 'shipped' else local_path(path, 'init')
     if not path.exists(): raise ConfigError(f"init={name!r}: there is no such file or folder; give a run folder, a released checkpoint, a .npz or .safetensors file, 'shipped', or 'scratch'")
     if is_run(path):
         if run_kind(path) is not Pretrain: raise ConfigError(f'init={name!r} is a fine-tuning run: give the pre-training run that it came from')

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np, jax.numpy as jnp
 from flax import nnx
 from ..config import Modality, nearest
+from ..files import local_path
 from .names import WeightReport, parameters, set_parameters
 from .released import WeightsError, check_arrays
 from ..model.positions import resize_code
@@ -66,7 +67,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
 
 def load_vit(path) -> dict[str, np.ndarray]:
     "ViT weights under neutral names: `embedding.kernel` `[height, width, channels, D]`, `blocks.<l>.attention.query.kernel` `[D, D]`, ..., `positions` `[tokens, D]`, and `other.*`"
-    path = Path(path).expanduser()
+    path = local_path(path)
     params = check_arrays(_arrays(path), path)
     found = from_timm(params) if any(k.startswith('patch_embed') for k in params) else from_flax(params)
     lacking = [k for k in ('embedding.kernel', 'norm.scale', 'blocks.0.attention.query.kernel', 'blocks.0.mlp.up.kernel') if k not in found]

@@ -13,7 +13,7 @@ from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 from fastcore.basics import patch
 from ..config import Config, ConfigError, Pretrain, read_yaml
-from ..files import write_whole
+from ..files import local_path, write_whole
 
 # %% ../../nbs/train/01_checkpoint.ipynb #e04864cb
 class RunError(RuntimeError):
@@ -117,7 +117,7 @@ def _describe(run: Path, config: Config):
 
 def open_run(run, config: Config, say=print) -> Path:
     "Make the folder (or take up an existing one of the same configuration), with `config.yaml`, `versions.json` and `format.json` in it"
-    run = Path(run)
+    run = local_path(run, 'run')
     try: run.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise RunError(f'the run folder {run} cannot be made: {e.strerror}. Choose another one') from None
     run_format(run)

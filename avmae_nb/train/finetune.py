@@ -25,7 +25,7 @@ from ..tasks import Finetune
 from .checkpoint import METRIC, CheckpointError, Checkpoints, saved_steps
 from .learner import Learner, Term
 from .predictions import Predictions, Tally, check_labels, clip_logits, on_all_hosts
-from .pretrain import Parts, clip_weights, load, read_run, shorten, start, trained, whole_batches
+from .pretrain import Parts, clip_weights, load, read_run, rehearsed, start, trained, whole_batches
 from .scores import measures
 
 # %% ../../nbs/train/10_finetune.ipynb #d4f11168
@@ -140,13 +140,13 @@ def finetune(config: Finetune,
              fast: bool = False,   # a few small steps of everything, writing nothing
              limit: int | None = None) -> Learner:   # use only the first clips
     "A learner for this configuration, at the newest checkpoint of `run` if there is one; `fit()` trains it"
-    if fast: config, run = shorten(config), None
+    config, run = rehearsed(config, run, fast)
     def make(source):
         held_out = open_source(config.data, 'eval') if config.train.eval_clips else None
         for s in filter(None, (source, held_out)): check_labels(s, config.labels, config.classifier.classes, config.classifier.seconds)
         model = build_classifier(config)
-        if run is None or not saved_steps(run): initialise(model, config, Path(run) if run else None)
-        if run and not jax.process_index(): (Path(run)/'classes.json').write_text(json.dumps(source.labels.heads, indent=1) + '\n')
+        if run is None or not saved_steps(run): initialise(model, config, run)
+        if run and not jax.process_index(): (run/'classes.json').write_text(json.dumps(source.labels.heads, indent=1) + '\n')
         return Parts(model, Classification(config), EvalScores(held_out, config) if held_out is not None else None, ERROR)
     return start(config, run, make, callbacks, fast, limit)
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['batch_masks', 'clip_weights', 'MaskedReconstruction', 'build_model', 'whole_batches', 'EvalLoss', 'run_steps',
-           'shorten', 'every', 'Parts', 'check_batch', 'default_callbacks', 'start', 'take_up', 'pretrain', 'read_run',
-           'trained', 'load']
+           'shorten', 'rehearsed', 'every', 'Parts', 'check_batch', 'default_callbacks', 'start', 'take_up', 'pretrain',
+           'read_run', 'trained', 'load']
 
 # %% ../../nbs/train/04_pretrain.ipynb #9190aa66
 import math
@@ -19,6 +19,7 @@ from .. import devices
 from ..config import ConfigError, Pretrain, Run
 from ..data.loader import Loader, Report, eval_batches
 from ..data.sources import Source, open_source
+from ..files import local_path
 from ..model.losses import squared_error
 from ..model.mae import AVMAE
 from ..model.masking import Masking, make_masks
@@ -108,6 +109,11 @@ def shorten(config: Run) -> Run:
     return config.replace(**{'train.batch': batch, 'train.steps': 10 if small else 2, 'train.eval_clips': min(config.train.eval_clips, batch), 'train.eval_every': 10, 'train.log_every': 1,
         'train.log_to': (), 'train.probe': (), 'train.fsdp': 1, 'data.workers': 0, 'optim.accumulate': min(config.optim.accumulate, 2 if batch % 2 == 0 else 1), 'optim.warmup_epochs': 0.0})
 
+def rehearsed(config: Run, run: str | Path | None, fast: bool) -> tuple[Run, Path | None]:
+    "Configuration and folder of a run; `fast`: of one that is short and writes nothing"
+    if not isinstance(fast, (bool, np.bool_)): raise ConfigError(f'fast={fast!r}: True (a few small steps, nothing written) or False')
+    return (shorten(config), None) if fast else (config, None if run is None else local_path(run, 'run'))
+
 def every(steps: int, wanted: int | None) -> int:
     "As configured, or ten times a run"
     return wanted if wanted else max(1, round(steps / 10))
@@ -172,7 +178,7 @@ def pretrain(config: Pretrain,
              limit: int | None = None) -> Learner:   # use only the first clips
     "A learner for this configuration, at the newest checkpoint of `run` if there is one; `fit()` trains it"
     from avmae_nb.train.probing import probe_callbacks   # of a later notebook
-    if fast: config, run = shorten(config), None
+    config, run = rehearsed(config, run, fast)
     def make(source):
         objective = MaskedReconstruction(config)
         return Parts(build_model(config), objective, EvalLoss(objective, open_source(config.data, 'eval'), config) if config.train.eval_clips else None)
@@ -181,7 +187,7 @@ def pretrain(config: Pretrain,
 # %% ../../nbs/train/04_pretrain.ipynb #a6150122
 def read_run(run: str | Path, kind: type) -> Run:
     "The configuration of a run folder"
-    run = Path(run)
+    run = local_path(run, 'run')
     if not run.is_dir(): raise CheckpointError(f'there is no run folder {run}')
     return read_config(run, kind)
 

@@ -20,6 +20,7 @@ from .explore import KINDS_TO_SHOW, SOUNDS, Answer, Explorer, ViewState, _title,
 from .figure import as_bytes, decibels, mel_bin
 from .live import _magma, _resize
 from ..data.logmel import hz_of_bin
+from ..files import local_path
 from .panel import Panel
 from .share import animation_bytes, figure_bytes, state_film, state_figure
 
@@ -232,7 +233,7 @@ def _load_step(run, step): return load(run, which=step)[0]
 
 def _models_of(what, name: str) -> tuple[dict, Pretrain | None, object]:
     "Models, configuration and source of whatever can be viewed"
-    if isinstance(what, (str, Path)): return *_of_run(Path(what).expanduser()), None
+    if isinstance(what, (str, Path)): return *_of_run(local_path(what, 'run')), None
     if not isinstance(what, Learner): return {name: what}, None, None
     if getattr(what, 'config', None) is None: raise ConfigError('view: this learner has no config: learners made by pretrain() have one; otherwise call view(model, config)')
     evaluate = getattr(what, 'evaluate', None)

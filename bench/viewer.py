@@ -1,6 +1,7 @@
 """Slider and stroke to painted pixels in headless Chromium, the model's own time apart; memory of page and kernel after many clips.
 
 usage: python bench/viewer.py [--inputs tiny|full] [--lab] [--moves 60] [--clips 200] [--out bench/viewer.json]
+       python bench/viewer.py --lab --minutes 60 --out bench/viewer_hour.json   left open, and used every half minute: does memory grow?
 
 The page is served by `avmae_nb.view.page` (as `avmae view` does), or by JupyterLab with `--lab`. The model is untrained and small: what is measured is the viewer.
 `full`: 16 frames of 224x224 and 8 s of sound, as for VGGSound. Goals: a frame 16 ms, a mask 100 ms beyond the model, a clip's data 300 ms."""
@@ -8,6 +9,7 @@ import argparse, json, os, statistics, sys, threading, time
 from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / 'tests')]
 from playwright.sync_api import sync_playwright
+from soak import slope
 from avmae_nb.config import Data, Model, Stack, preset
 from avmae_nb.train.pretrain import build_model
 from avmae_nb.view.page import serve
@@ -59,6 +61,17 @@ def measure(page, args, pid: int) -> dict:
         if k in (max(1, args.clips // 10), args.clips // 2, args.clips): memory[k] = {'page': round(heap(page), 1), 'kernel': round(resident(pid), 1)}
     return {**out, 'another clip': beyond(clips), 'MB after clips': memory}
 
+def left_open(page, minutes: float, pid: int, every: float = 30.0) -> dict:
+    "Memory of page and kernel over an hour in which somebody plays now and then"
+    start, rows, uses = time.monotonic(), [], 0
+    while (now := time.monotonic() - start) < 60 * minutes:
+        page.evaluate(ASKED, ['clip', uses % 256]); page.evaluate(ASKED, ['ratio', 5 + uses % 90]); page.evaluate(ASKED, ['stroke', uses]); page.evaluate(FRAME)
+        uses += 4
+        rows.append((now, heap(page), resident(pid)))
+        time.sleep(max(0.0, every - (time.monotonic() - start - now)))
+    at, *memory = zip(*rows)
+    return {'minutes': minutes, 'uses': uses, **{name: slope(at, values) for name, values in zip(('page', 'kernel'), memory)}}
+
 def served(page, config):
     "The viewer by this process's own server"
     server, address = serve(view(build_model(config), config))
@@ -94,7 +107,7 @@ def in_lab(page, config, folder: Path):
 def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument('--inputs', choices=('tiny', 'full'), default='tiny'); args.add_argument('--lab', action='store_true')
-    args.add_argument('--moves', type=int, default=60); args.add_argument('--clips', type=int, default=200); args.add_argument('--out', type=Path)
+    args.add_argument('--moves', type=int, default=60); args.add_argument('--clips', type=int, default=200); args.add_argument('--minutes', type=float); args.add_argument('--out', type=Path)
     args = args.parse_args()
     config, lab = preset('tiny' if args.inputs == 'tiny' else 'vggsound').replace(**SMALL), None
     import shutil, tempfile
@@ -102,7 +115,7 @@ def main():
         page = p.chromium.launch(executable_path=shutil.which('chromium') or shutil.which('google-chrome'), args=FLAGS).new_page(viewport={'width': 1300, 'height': 1000})
         try:
             pid, lab = in_lab(page, config, Path(folder)) if args.lab else (served(page, config), None)
-            out = {'inputs': args.inputs, 'by': 'JupyterLab' if args.lab else 'own server', 'load': round(os.getloadavg()[0], 1), 'cores': os.cpu_count(), **measure(page, args, pid)}
+            out = {'inputs': args.inputs, 'by': 'JupyterLab' if args.lab else 'own server', 'load': round(os.getloadavg()[0], 1), 'cores': os.cpu_count(), **(left_open(page, args.minutes, pid) if args.minutes else measure(page, args, pid))}
         finally:
             if lab: lab.terminate(); lab.wait(20)
     print(json.dumps(out, indent=1))

@@ -1,6 +1,7 @@
 """Does memory grow? A loader (real clips among damaged ones, decoded beside it) and a tiny training for half an hour; the viewer's kernel side through thousands of interactions.
 
     python bench/soak.py --minutes 30 --out bench/soak.json
+    python bench/soak.py --minutes 30 --checkpoint-every 100 --out bench/soak_checkpoints.json
     python bench/soak.py --what viewer --moves 3000 --out bench/soak_viewer.json
 
 The slope is that of a straight line through resident memory (this process and its children) over the time after the first fifth, and over the second half, in MB an hour, with its standard error. The page's side of the viewer: bench/viewer.py."""
@@ -55,16 +56,16 @@ class Sample:
         if now >= self.next: self.rows.append((now, *resident(), step)); self.next = now + self.seconds
         if now >= self.end: learner.stopped = 'the end of the soak'
 
-def training(minutes: float) -> dict:
+def training(minutes: float, every: int) -> dict:
     from toys import toy_config
     from avmae_nb.train.pretrain import pretrain
     with tempfile.TemporaryDirectory() as d:
         (Path(d) / 'clips').mkdir(); folder_of_clips(Path(d) / 'clips')
-        config = toy_config(**{'data.source': 'folder', 'data.path': f'{d}/clips', 'data.clips': None, 'train.steps': 10**6, 'train.log_every': 10, 'train.eval_every': 200, 'train.checkpoint_every': 100})
+        config = toy_config(**{'data.source': 'folder', 'data.path': f'{d}/clips', 'data.clips': None, 'train.steps': 10**6, 'train.log_every': 10, 'train.eval_every': 200, 'train.checkpoint_every': every})
         sample = Sample(minutes, max(1.0, minutes * 60 / 200))
         learner = pretrain(config, Path(d) / 'run', callbacks=[sample]).fit()
         at, own, children, steps = map(list, zip(*sample.rows))
-        return {'minutes': minutes, 'steps': steps[-1], 'clips': steps[-1] * config.train.batch, 'bad clips': {k: int(v) for k, v in learner.loader.report.counts.items()}, 'training process': slope(at, own), 'decoding process': slope(at, children)}
+        return {'minutes': minutes, 'steps': steps[-1], 'checkpoints': steps[-1] // every, 'clips': steps[-1] * config.train.batch, 'bad clips': {k: int(v) for k, v in learner.loader.report.counts.items()}, 'training process': slope(at, own), 'decoding process': slope(at, children)}
 
 def viewing(moves: int) -> dict:
     "Ratio, painting and clip changes through the same function that the page calls"
@@ -83,9 +84,9 @@ def viewing(moves: int) -> dict:
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--what', choices=('training', 'viewer'), default='training'); p.add_argument('--minutes', type=float, default=30); p.add_argument('--moves', type=int, default=3000); p.add_argument('--out', type=Path)
+    p.add_argument('--what', choices=('training', 'viewer'), default='training'); p.add_argument('--minutes', type=float, default=30); p.add_argument('--moves', type=int, default=3000); p.add_argument('--checkpoint-every', type=int, default=500, help='steps; 500: about ten checkpoints in half an hour on two cores, as many as a run takes on its own'); p.add_argument('--out', type=Path)
     args = p.parse_args()
-    out = training(args.minutes) if args.what == 'training' else viewing(args.moves)
+    out = training(args.minutes, args.checkpoint_every) if args.what == 'training' else viewing(args.moves)
     print(json.dumps(out, indent=1))
     if args.out: args.out.write_text(json.dumps(out, indent=1) + '\n')
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['EXAMPLES', 'configuration', 'add_configuration', 'Parser', 'told', 'describe', 'presets', 'media_files', 'examine',
-           'inspect', 'run_folder', 'StartingPoint', 'train', 'check', 'tune', 'report', 'show', 'demo', 'parser',
-           'parse', 'main']
+           'inspect', 'run_folder', 'StartingPoint', 'together', 'train', 'check', 'tune', 'report', 'show', 'demo',
+           'parser', 'parse', 'main']
 
 # %% ../nbs/cli.ipynb #ef1119fa
 import argparse, functools, os, sys, time
@@ -104,10 +104,17 @@ class StartingPoint:
     def before_fit(self, learner):
         if learner.steps_done == 0 and learner.evaluate: learner.call('after_eval', 0, learner.evaluate(learner))
 
+def together(args):
+    "Join the other processes; of these only the first one speaks, errors apart"
+    from avmae_nb.devices import join
+    if not args.run and not args.fast: raise ConfigError('--distributed wants --run FOLDER, one folder that all processes see')
+    if join(args.distributed)[0]: sys.stdout = open(os.devnull, 'w')
+
 def _train(args, make, then: str):   # make: `pretrain` or `finetune`
     "Train to the end or to an interruption"
     from avmae_nb.devices import require
     c = configuration(args)
+    if args.distributed: together(args)
     if args.device: require(args.device)
     run = None if args.fast else run_folder(args, c)
     print(f'{describe(c)}\nrun folder: {run or "none, --fast writes nothing"}', flush=True)
@@ -229,6 +236,7 @@ def _add_training(p: Parser):
     p.add_argument('--run', metavar='FOLDER', help='where configuration, log and checkpoints go (default: a new one under runs/)')
     p.add_argument('--device', choices=('cpu', 'gpu', 'tpu'), help='stop unless JAX runs on this')
     p.add_argument('--fast', action='store_true', help='a few steps of everything, nothing written: does it run at all?')
+    p.add_argument('--distributed', nargs='?', const='auto', metavar='HOST:PORT,N,K', help='as one of several processes, each started with the same words; who the others are says a Cloud TPU, SLURM or Open MPI, or you: address of the first, how many, which one this is')
 
 def parser() -> Parser:
     "The whole command line"

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['DeviceError', 'require', 'gemm_peak', 'peak_flops', 'Devices', 'describe', 'mesh', 'batch_sharding', 'weight_spec',
-           'weight_shardings', 'shard_batch', 'usable_devices', 'compilation_cache', 'trim_memory']
+           'weight_shardings', 'shard_batch', 'usable_devices', 'compilation_cache', 'join', 'trim_memory']
 
-# %% ../nbs/01_devices.ipynb #d867ae5f
-import ctypes, math, os, platform, time
+# %% ../nbs/01_devices.ipynb #c6f7887d
+import ctypes, math, os, platform, re, time
 from dataclasses import dataclass
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
@@ -139,6 +139,18 @@ def compilation_cache(folder=None) -> Path | None:  # the folder in use, None wh
     from jax.experimental.compilation_cache import compilation_cache as cache
     cache.reset_cache()   # JAX decides at its first compilation whether there is a cache; let it look again
     return folder
+
+# %% ../nbs/01_devices.ipynb #b5da35f3
+def join(who: str = 'auto') -> tuple[int, int]:   # 'auto', or 'HOST:PORT,PROCESSES,INDEX' with the address of process 0; (index of this process, number of processes)
+    "Make this process one of several that train together, before anything else uses JAX. `auto`: as a Cloud TPU, SLURM, Open MPI or Kubernetes says"
+    given = re.fullmatch(r'([^,]+:\d+),(\d+),(\d+)', who)
+    if not given and who != 'auto': raise ConfigError(f"join({who!r}): 'auto', or HOST:PORT,PROCESSES,INDEX, e.g. 10.0.0.1:8476,4,0 in the first of four processes")
+    if given and int(given[3]) >= int(given[2]): raise ConfigError(f'join({who!r}): the {given[2]} processes have indices 0 to {int(given[2]) - 1}')
+    try: jax.distributed.initialize(*([given[1], int(given[2]), int(given[3])] if given else []))
+    except ValueError as e: raise DeviceError(f"no cluster is known here ({e}): start with srun or mpirun, on every worker of a Cloud TPU, or give 'HOST:PORT,PROCESSES,INDEX'") from None
+    except RuntimeError as e: raise DeviceError(f'this process cannot join the others: {e} Restart the kernel, and join first') from None
+    if jax.default_backend() == 'cpu': jax.config.update('jax_enable_compilation_cache', False)   # CPUs compile together: one that found its step in the cache would give the others up after 30 s
+    return jax.process_index(), jax.process_count()
 
 # %% ../nbs/01_devices.ipynb #5e2b4321
 def trim_memory() -> bool:  # whether there was some

@@ -3,7 +3,7 @@ import json, os, socket, subprocess, sys
 import jax, numpy as np, pytest
 from avmae_nb import devices
 from conftest import simulated
-from toys import toy_tuning
+from toys import toy_config, toy_tuning
 from avmae_nb.config import ConfigError
 from avmae_nb.data.sources import open_source
 from avmae_nb.train.finetune import build_classifier
@@ -84,6 +84,21 @@ def test_two_processes_over_loopback(one, tmp_path):
         np.testing.assert_allclose(found['losses'], one['losses'], rtol=1e-5)
         np.testing.assert_allclose(found['scored'], scored(), atol=1e-5)
     assert len((tmp_path/'run'/'log.jsonl').read_text().splitlines()) == 5   # one process writes the log
+
+def test_four_processes_from_the_terminal(one, tmp_path):
+    "`--distributed HOST:PORT,N,K`: the losses of one process, written and spoken of by the first alone"
+    toy_config(**{'train.steps': 4, 'train.eval_clips': 0, 'optim.warmup_epochs': 0.0, 'optim.clip_norm': 1.0}).save(tmp_path/'toy.yaml')
+    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
+    command = [sys.executable, '-c', 'from avmae_nb.cli import main; raise SystemExit(main())', 'pretrain', '--config', str(tmp_path/'toy.yaml'), '--run', str(tmp_path/'run'), '--distributed']
+    all_ = [subprocess.Popen([*command, f'127.0.0.1:{port},4,{k}'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, 'XLA_FLAGS': '--xla_backend_optimization_level=0'}) for k in range(4)]   # each compiles for itself: quickly
+    try: texts = [p.communicate(timeout=600) for p in all_]
+    finally: [p.kill() for p in all_]
+    assert not any(p.returncode for p in all_), '\n'.join(e[-3000:] for _, e in texts)
+    assert 'finished' in texts[0][0] and not any('step' in o for o, _ in texts[1:])
+    rows = [json.loads(line) for line in (tmp_path/'run/log.jsonl').read_text().splitlines()]
+    np.testing.assert_allclose([r['loss'] for r in rows if 'loss' in r], one['losses'], rtol=1e-5)
+    versions = json.loads((tmp_path/'run/versions.json').read_text())
+    assert versions['processes'] == versions['devices'] == 4
 
 def test_batch_that_cannot_be_split(run_python):
     said = run_python('''

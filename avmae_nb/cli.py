@@ -209,6 +209,7 @@ EXAMPLES = """examples:
   avmae pretrain --data ~/videos --run runs/mine train.epochs=20
   avmae pretrain --preset vggsound --data /data/vggsound --run runs/vgg --device tpu
   avmae pretrain --config runs/mine/config.yaml --run runs/again train.seed=1
+  srun avmae pretrain --preset vggsound --data /data/vggsound --run /shared/vgg --distributed   on many machines
   avmae finetune --init runs/mine --fit --data ~/videos --run runs/tuned data.labels=folders classifier.classes=[20]
   avmae evaluate runs/tuned --views 4 --modalities A,V,AV --save scores.json
   avmae check --data ~/videos --save check.html               what a step costs, how long it takes, what looks wrong

@@ -5,7 +5,7 @@
 Every file is made from a real clip by `tests/mutators.py` (bit flips, truncation, header edits, shuffled boxes, absurd durations, 65,535 x 65,535 frames, timestamps backwards, ...) in several containers, from a seed, so that
 each can be made again. Wanted: each is decoded (what is there, finite, in the shape asked for) or refused with a reason; never another exception, a crash of the run, or a clip beyond its deadline. `crashed` and `too slow` are those
 that the decoding process died of, as a clip of the report. Memory: the peak of the decoding process."""
-import argparse, collections, json, os, random, re, sys, tempfile, time
+import argparse, collections, itertools, json, os, random, re, sys, tempfile, time
 from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
@@ -166,7 +166,7 @@ def notebook(path: Path) -> tuple[str, list[str], list[str]]:
     "Imports, parameters by line, and the cells after them up to the last that trains"
     cells = [(''.join(c['source']), c['metadata'].get('tags', ())) for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
     at = next(k for k, (_, tags) in enumerate(cells) if 'parameters' in tags)
-    after = [s for s, _ in cells[at + 1:]]
+    after = list(itertools.takewhile(lambda s: 'Popen' not in s, (s for s, _ in cells[at + 1:])))   # no other processes
     return '\n'.join(s for s, _ in cells[:at] if 'pip install' not in s), cells[at][0].splitlines(), after[:max((k for k, s in enumerate(after) if '.fit(' in s), default=3) + 1]
 
 def parameters(count: int, seed: int, told=lambda *a: None) -> dict:

@@ -35,7 +35,7 @@ _UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 
 def read_overflow(message: str) -> int:
     "Bytes of temporaries of a program that the compiler refuses for lack of memory"
-    found = re.search(r'HLO temporaries \(([\d.]+)([KMGT]?)\)', message)
+    found = re.search(r'HLO temp(?:oraries \(|\s+)([\d.]+)([KMGT]?)', message)   # of libtpu 0.0.42 and of 0.0.23
     if not found: raise PlanError(f'the compiler refused the program, and not for lack of memory: {message[:500]}')
     return int(float(found[1]) * _UNITS[found[2]])
 

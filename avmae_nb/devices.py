@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DeviceError', 'require', 'gemm_peak', 'peak_flops', 'Devices', 'describe', 'mesh', 'batch_sharding', 'weight_spec',
-           'weight_shardings', 'shard_batch', 'usable_devices', 'compilation_cache', 'join', 'trim_memory']
+           'weight_shardings', 'shard_batch', 'usable_devices', 'compilation_cache', 'join', 'few_heaps', 'trim_memory']
 
 # %% ../nbs/01_devices.ipynb #c6f7887d
 import ctypes, math, os, platform, re, time
@@ -153,6 +153,13 @@ def join(who: str = 'auto') -> tuple[int, int]:   # 'auto', or 'HOST:PORT,PROCES
     return jax.process_index(), jax.process_count()
 
 # %% ../nbs/01_devices.ipynb #5e2b4321
+def few_heaps(most: int = 2) -> bool:  # whether the C library knows of such a limit
+    "Threads share so many heaps of the C library (glibc; elsewhere nothing is done); for threads that are not there yet"
+    try: return 'MALLOC_ARENA_MAX' not in os.environ and bool(ctypes.CDLL(None).mallopt(-8, most))   # M_ARENA_MAX
+    except (AttributeError, OSError, TypeError): return False
+
+few_heaps()   # before JAX starts its threads
+
 def trim_memory() -> bool:  # whether there was some
     "Freed memory that the C library keeps goes back to the system (glibc; elsewhere nothing is done)"
     try: return bool(ctypes.CDLL(None).malloc_trim(0))

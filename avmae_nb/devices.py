@@ -148,7 +148,7 @@ def join(who: str = 'auto') -> tuple[int, int]:   # 'auto', or 'HOST:PORT,PROCES
     if given and int(given[3]) >= int(given[2]): raise ConfigError(f'join({who!r}): the {given[2]} processes have indices 0 to {int(given[2]) - 1}')
     try: jax.distributed.initialize(*([given[1], int(given[2]), int(given[3])] if given else []))
     except ValueError as e: raise DeviceError(f"no cluster is known here ({e}): start with srun or mpirun, on every worker of a Cloud TPU, or give 'HOST:PORT,PROCESSES,INDEX'") from None
-    except RuntimeError as e: raise DeviceError(f'this process cannot join the others: {e} Restart the kernel, and join first') from None
+    except RuntimeError as e: raise DeviceError(f'this process cannot join the others: {e} ' + ('Restart the kernel, and join first' if 'before any' in str(e) else 'See that each of them was started, and reaches the first one at its address')) from None
     if jax.default_backend() == 'cpu': jax.config.update('jax_enable_compilation_cache', False)   # CPUs compile together: one that found its step in the cache would give the others up after 30 s
     return jax.process_index(), jax.process_count()
 

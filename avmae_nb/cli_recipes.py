@@ -6,6 +6,7 @@
 __all__ = ['STORE', 'recipes', 'run', 'sweep', 'add_recipes']
 
 # %% ../nbs/cli_recipes.ipynb #76d9fccb
+import shlex
 from pathlib import Path
 from .config import ConfigError
 
@@ -42,7 +43,7 @@ def _go(recipe, args):
     if args.plan: return print(plan_recipe(recipe, size, seeds, args.price))
     compilation_cache()
     print(budget(recipe, size, seeds, args.store), flush=True)
-    words = [f'avmae run {recipe.name}', f'--size {args.size}', f'--seeds {seeds}', *([f'--variant {args.variant}'] if args.size == 'paper' else []), *args.settings]
+    words = [f'avmae run {recipe.name}', *(f'--row {shlex.quote(r)}' for r in getattr(args, 'row', None) or ()), f'--size {args.size}', f'--seeds {seeds}', *([f'--variant {args.variant}'] if args.size == 'paper' else []), *args.settings]
     result = run_recipe(recipe, size, range(seeds), args.store, ' '.join(words), args.out)
     print(f'\n{result}')
     return result

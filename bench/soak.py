@@ -1,7 +1,7 @@
 """Does memory grow? A loader (real clips among damaged ones, decoded beside it) and a tiny training for half an hour; the viewer's kernel side through thousands of interactions.
 
     python bench/soak.py --minutes 30 --out bench/soak.json
-    python bench/soak.py --minutes 30 --checkpoint-every 100 --out bench/soak_checkpoints.json
+    python bench/soak.py --minutes 30 --checkpoint-every 100 --out more.json
     python bench/soak.py --what viewer --moves 3000 --out bench/soak_viewer.json
 
 The slope is that of a straight line through resident memory (this process and its children) over the time after the first fifth, and over the second half, in MB an hour, with its standard error. The page's side of the viewer: bench/viewer.py."""

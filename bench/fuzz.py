@@ -181,7 +181,7 @@ def parameters(count: int, seed: int, told=lambda *a: None) -> dict:
     from avmae_nb.train.learner import Learner
     said = lambda e: isinstance(e, (ConfigError, PathError, MediaError, WeightsError, CheckpointError, RunError)) or isinstance(e, OSError) and e.filename
     books = {p.stem: notebook(p) for p in sorted((ROOT / 'nbs/tutorials').glob('*.ipynb'))}
-    total, bugs, began, home = collections.defaultdict(collections.Counter), [], time.monotonic(), Path.cwd()
+    total, bugs, shells, began, home = collections.defaultdict(collections.Counter), [], {}, time.monotonic(), Path.cwd()
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(Learner, 'fit', lambda self, *a, **k: self), warnings.catch_warnings():
         warnings.simplefilter('ignore'); os.chdir(folder)
         try:
@@ -190,7 +190,9 @@ def parameters(count: int, seed: int, told=lambda *a: None) -> dict:
                 name = list(books)[k % len(books)]
                 imports, given, cells = books[name]
                 which = r.choice(given).split('=')[0].strip()
-                shell, wrong = CaptureShell(mpl_format=None), mutators.value(r)
+                wrong = mutators.value(r)
+                if name not in shells: shells[name] = CaptureShell(mpl_format=None)   # one a notebook: each has a thread of its own
+                shell = shells[name]
                 shell.run(imports + '\n' + '\n'.join(given))
                 shell.user_ns[which] = wrong
                 if which != 'fast': shell.user_ns['fast'] = which not in ('run', 'steps')

@@ -15,6 +15,7 @@ from .cli_data import add_data, add_source, inspect_source
 from .cli_plan import add_plan
 from .cli_recipes import add_recipes
 from .cli_use import add_use
+from .files import local_path
 from .tasks import FINETUNE_PRESETS, Finetune, any_preset, finetune_preset
 
 # %% ../nbs/cli.ipynb #ed790bfd
@@ -22,9 +23,9 @@ def configuration(args) -> Run:  # parsed arguments
     "The run that the options describe: preset or file, then `--data`, `--init` and `--fit`, then `name=value`"
     tune = args.command_kind == 'finetune'
     given = (Finetune if tune else Pretrain).load(args.config) if args.config else (finetune_preset if tune else preset)(args.preset)
-    if args.data: given = given.replace(data=dict(source='folder', path=str(Path(args.data).expanduser())))
+    if args.data: given = given.replace(data=dict(source='folder', path=str(local_path(args.data, '--data'))))
     if tune and args.init: given = given.replace(init=args.init)
-    if tune and args.fit: given = given.fitted(Pretrain.load(Path(given.init.partition('@')[0]).expanduser()/'config.yaml'))
+    if tune and args.fit: given = given.fitted(Pretrain.load(local_path(given.init.partition('@')[0], '--init')/'config.yaml'))
     return given.override(*args.settings)
 
 def add_configuration(parser: argparse.ArgumentParser, default: str = 'tiny', known=PRESETS):
@@ -68,7 +69,7 @@ def presets(args):
 def media_files(paths) -> list[Path]:
     "The files named, and those with a known suffix under the folders named"
     from avmae_nb.data.sources import list_folder
-    found = [[p] if not (p := Path(name).expanduser()).is_dir() else [p / f for f in list_folder(p)[0]] for name in paths]
+    found = [[p] if not (p := local_path(name)).is_dir() else [p / f for f in list_folder(p)[0]] for name in paths]
     return [f for group in found for f in group]
 
 def examine(path) -> str:
@@ -95,7 +96,7 @@ def inspect(args):
 # %% ../nbs/cli.ipynb #4055b1d5
 def run_folder(args, c: Pretrain) -> Path:
     "`--run`, or a new folder under runs/ named after preset and time"
-    if args.run: return Path(args.run).expanduser()
+    if args.run: return local_path(args.run, '--run')
     name = Path(args.config).stem if args.config else args.preset
     return Path('runs') / f'{name}-{time.strftime("%Y%m%d-%H%M%S")}'
 

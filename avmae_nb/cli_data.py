@@ -7,14 +7,14 @@ __all__ = ['stats', 'prepare', 'add_source', 'add_data', 'inspect_source']
 
 # %% ../nbs/cli_data.ipynb #e52f82d7
 import os
-from pathlib import Path
 from .config import Data
+from .files import local_path
 from .tasks import any_preset
 
 # %% ../nbs/cli_data.ipynb #0994d4bd
 def _given_data(args):
     "The data that the options name"
-    return Data(source=args.source, path=str(Path(args.path).expanduser()) if args.path else None, labels=args.labels, split=args.split)
+    return Data(source=args.source, path=str(local_path(args.path)) if args.path else None, labels=args.labels, split=args.split)
 
 def stats(args):
     "Mean and deviation of the log-mel values of a source, as settings"
@@ -63,7 +63,7 @@ def inspect_source(args):
     from avmae_nb.data.survey import survey
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')   # its notes are printed with the rest
-        source = open_source(Data(source=args.source or 'folder', path=str(Path(args.paths[0]).expanduser()), labels=args.labels), args.split)
+        source = open_source(Data(source=args.source or 'folder', path=str(local_path(args.paths[0])), labels=args.labels), args.split)
     found = survey(source, args.clips or None)
     print(found)
     return 1 if found.counts['unreadable'] else 0

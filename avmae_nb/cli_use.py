@@ -8,6 +8,7 @@ __all__ = ['evaluate', 'probe', 'embed', 'export', 'view', 'add_use']
 # %% ../nbs/cli_use.ipynb #59ebabaf
 from pathlib import Path
 from .config import ConfigError
+from .files import local_path
 
 # %% ../nbs/cli_use.ipynb #c3417a91
 def _which(word): return int(word) if word.isdigit() else word
@@ -49,7 +50,7 @@ def probe(args):
     from avmae_nb.devices import compilation_cache
     from avmae_nb.train.probing import probe_run
     compilation_cache()
-    changes = [*(['data.source=folder', f'data.path={Path(args.data).expanduser()}'] if args.data else []), *([f'data.labels={args.labels}'] if args.labels else []), *args.settings]
+    changes = [*(['data.source=folder', f'data.path={local_path(args.data, "--data")}'] if args.data else []), *([f'data.labels={args.labels}'] if args.labels else []), *args.settings]
     print(probe_run(args.run, changes, tuple(args.kinds.split(',')), (args.clips, max(1, args.clips // 2)), args.which))
 
 def _add_probe(add):

@@ -27,8 +27,8 @@ class Classifier(Config):
     encoder_stack: Stack | None = None   # instead of the one of `size`
     limits = {'classes': AT_LEAST_1, 'seconds': AT_LEAST_1}
     def check(self):
-        if not self.classes or min(self.classes) < 1: raise ConfigError(f'Classifier.classes={self.classes} wants the number of classes of each head, e.g. (309,)')
-        if self.seconds is not None and (self.seconds < 1 or len(self.classes) > 1): raise ConfigError(f'Classifier.seconds={self.seconds} with classes={self.classes}: seconds is at least 1 and goes with one head')
+        if not self.classes: raise ConfigError(f'Classifier.classes={self.classes} wants the number of classes of each head, e.g. (309,)')
+        if self.seconds is not None and len(self.classes) > 1: raise ConfigError(f'Classifier.seconds={self.seconds} with classes={self.classes}: seconds goes with one head')
         if not 0 <= self.fusion_layer <= self.encoder_layers.layers: raise ConfigError(f'Classifier.fusion_layer={self.fusion_layer}: the stack has {self.encoder_layers.layers} layers; use 0 (fuse everywhere) to {self.encoder_layers.layers} (never)')
         if not 0 <= self.stochastic_depth < 1: raise ConfigError(f'Classifier.stochastic_depth={self.stochastic_depth} is a probability below 1, usually 0.3')
         if self.bottlenecks < 1: raise ConfigError('Classifier.bottlenecks must be at least 1; to keep the modalities apart set fusion_layer to the number of layers')

@@ -7,10 +7,11 @@
 Each attempt is a fork of a process that has imported everything and started nothing, so 200 starts take minutes. It is killed (SIGKILL; one in eight: SIGTERM) at a moment drawn from: any time since its start
 (import, compilation, restoring), some steps on, while a checkpoint is half written, and while the run ends. After each kill, and at each start: the rows of the log are those of the uninterrupted run, none lost
 or doubled; the run goes on from a complete checkpoint and its state there, and after every step, has the hash that the uninterrupted run had; no process is left over. Everything is drawn from --seed."""
-import argparse, collections, hashlib, json, os, random, select, shutil, signal, socket, sys, tempfile, time, traceback
+import argparse, collections, hashlib, json, os, random, select, shutil, signal, sys, tempfile, time, traceback
 from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
+from timing import free_port
 STEPS, EVERY = 16, 4
 
 def simulated(processes):
@@ -48,7 +49,7 @@ def train(run, args, out: int, rank: int, port: int):
 class Attempt:
     "One start of the run: a process group of one or two processes, and what they said"
     def __init__(self, run, args):
-        with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
+        port = free_port()
         self.pipe, ours = os.pipe()
         self.pids, self.lines, self.rest, self.codes, self.began = [], [], b'', {}, time.monotonic()
         for rank in range(args.processes):

@@ -84,7 +84,7 @@ def viewing(moves: int) -> dict:
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--what', choices=('training', 'viewer'), default='training'); p.add_argument('--minutes', type=float, default=30); p.add_argument('--moves', type=int, default=3000); p.add_argument('--checkpoint-every', type=int, default=500, help='steps; 500: about ten checkpoints in half an hour on two cores, as many as a run takes on its own'); p.add_argument('--out', type=Path)
+    p.add_argument('--what', choices=('training', 'viewer'), default='training'); p.add_argument('--minutes', type=float, default=30); p.add_argument('--moves', type=int, default=3000); p.add_argument('--checkpoint-every', type=int, default=500, help='steps; 500: some 15 to 30 checkpoints in half an hour on two cores; a run takes ten on its own'); p.add_argument('--out', type=Path)
     args = p.parse_args()
     out = training(args.minutes, args.checkpoint_every) if args.what == 'training' else viewing(args.moves)
     print(json.dumps(out, indent=1))

@@ -1,5 +1,5 @@
 """What the measurements share: rounds in which systems take turns, ratios with an interval, what machine it was, and simulated devices (tests too). Standard library only: other environments import it."""
-import os, platform, random, statistics, subprocess, sys, time
+import os, platform, random, socket, statistics, subprocess, sys, time
 from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -52,6 +52,10 @@ def simulated(devices: int) -> dict[str, str]:
     "Environment for so many devices on this CPU. NPROC is the size of XLA's thread pool: a collective blocks a thread, and with fewer threads than collectives under way all devices wait for ever"
     flags = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count={devices}'.strip()
     return {'XLA_FLAGS': flags, **({'NPROC': str(4 * devices)} if devices > 1 else {})}
+
+def free_port() -> int:
+    "Of this machine, for a moment"
+    with socket.socket() as s: s.bind(('127.0.0.1', 0)); return s.getsockname()[1]
 
 def _processor() -> str:
     try: return next(l.split(':')[1].strip() for l in Path('/proc/cpuinfo').read_text().splitlines() if l.startswith('model name'))

@@ -10,6 +10,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / 'tests')]
 from playwright.sync_api import sync_playwright
 from soak import slope
+from timing import free_port
 from avmae_nb.config import Data, Model, Stack, preset
 from avmae_nb.train.pretrain import build_model
 from avmae_nb.view.page import serve
@@ -89,8 +90,8 @@ viewer"""
 
 def in_lab(page, config, folder: Path):
     "The viewer in a notebook in JupyterLab; the kernel's process number"
-    import nbformat, subprocess, socket, urllib.request
-    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
+    import nbformat, subprocess, urllib.request
+    port = free_port()
     cells = [nbformat.v4.new_code_cell("import os; open('pid', 'w').write(str(os.getpid()))"), nbformat.v4.new_code_cell(CELL.format(config=repr(config)))]
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={'kernelspec': {'name': 'python3', 'display_name': 'Python 3', 'language': 'python'}}), folder / 'view.ipynb')
     own = {f'JUPYTER_{n}_DIR': str(folder / n.lower()) for n in ('CONFIG', 'DATA', 'RUNTIME')}

@@ -10,7 +10,7 @@ for name, value in {'JAX_COMPILATION_CACHE_DIR': CACHE / 'jax', 'JAX_PERSISTENT_
     os.environ.setdefault(name, str(value))
 
 sys.path.insert(0, str(ROOT / 'bench'))
-from timing import simulated
+from timing import free_port, simulated
 from hypothesis import settings
 settings.register_profile('avmae', deadline=None, derandomize=True, max_examples=25)
 settings.load_profile('avmae')

@@ -1,8 +1,8 @@
 "The same numbers on one device and on eight, however the mesh is shaped; two processes; errors that say how to mend it"
-import json, os, socket, subprocess, sys
+import json, os, subprocess, sys
 import jax, numpy as np, pytest
 from avmae_nb import devices
-from conftest import simulated
+from conftest import free_port, simulated
 from toys import toy_config, toy_tuning
 from avmae_nb.config import ConfigError
 from avmae_nb.data.sources import open_source
@@ -54,9 +54,8 @@ def test_a_run_moves_between_meshes(run_python, tmp_path):
 TWO = '''
 import os, sys, json, jax
 sys.path.insert(0, "tests")
-jax.config.update("jax_cpu_collectives_implementation", "gloo")
-rank = int(sys.argv[1])
-jax.distributed.initialize(f"127.0.0.1:{sys.argv[2]}", 2, rank)
+from avmae_nb.devices import join
+rank, _ = join(f"127.0.0.1:{sys.argv[2]},2,{sys.argv[1]}")
 from toys import toy_config
 from avmae_nb.train.pretrain import pretrain
 learner = pretrain(toy_config(**{"train.steps": 4, "train.eval_every": 4, "optim.warmup_epochs": 0.0, "optim.clip_norm": 1.0}), sys.argv[3]).fit()
@@ -72,8 +71,8 @@ def scored() -> list:
     return predict(model, open_source(c.data, 'eval'), c, 11, views=2).logits.tolist()
 
 def test_two_processes_over_loopback(one, tmp_path):
-    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
-    env = {**os.environ, **simulated(2), 'JAX_ENABLE_COMPILATION_CACHE': 'false'}   # the first process alone writes it: it would find its step there, and give up on the other, which compiles, after 30 s
+    port = free_port()
+    env = {**os.environ, **simulated(2)}
     both = [subprocess.Popen([sys.executable, '-c', TWO, str(r), str(port), str(tmp_path/'run')], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env) for r in range(2)]
     try: texts = [p.communicate(timeout=600)[0] for p in both]
     finally: [p.kill() for p in both]
@@ -88,7 +87,7 @@ def test_two_processes_over_loopback(one, tmp_path):
 def test_four_processes_from_the_terminal(one, tmp_path):
     "`--distributed HOST:PORT,N,K`: the losses of one process, written and spoken of by the first alone"
     toy_config(**{'train.steps': 4, 'train.eval_clips': 0, 'optim.warmup_epochs': 0.0, 'optim.clip_norm': 1.0}).save(tmp_path/'toy.yaml')
-    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
+    port = free_port()
     command = [sys.executable, '-c', 'from avmae_nb.cli import main; raise SystemExit(main())', 'pretrain', '--config', str(tmp_path/'toy.yaml'), '--run', str(tmp_path/'run'), '--distributed']
     all_ = [subprocess.Popen([*command, f'127.0.0.1:{port},4,{k}'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, 'XLA_FLAGS': '--xla_backend_optimization_level=0'}) for k in range(4)]   # each compiles for itself: quickly
     try: texts = [p.communicate(timeout=600) for p in all_]

@@ -224,7 +224,7 @@ def test_damaged_texts_and_weights():
     found = fuzz.texts(84, seed=5)
     assert not found['to look at'], found['to look at']
 
-def test_nonsense_as_parameters_of_notebooks(monkeypatch):
+def test_nonsense_as_parameters_of_notebooks():
     "Sixty values here, hundreds in bench/fuzz.py"
     import fuzz
     found = fuzz.parameters(60, seed=7)

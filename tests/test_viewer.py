@@ -1,7 +1,8 @@
 "The reconstruction viewer in a real browser: exact pixels without a kernel, every control, keyboard, accessibility, JupyterLab and Notebook 7 from opening to playing"
-import base64, json, os, shutil, signal, socket, subprocess, sys, threading, time, urllib.request
+import base64, json, os, shutil, signal, subprocess, sys, threading, time, urllib.request
 from pathlib import Path
 import numpy as np, pytest
+from conftest import free_port
 from avmae_nb.config import ConfigError
 from toys import toy_config
 
@@ -380,9 +381,6 @@ BOARD = """import math
 from avmae_nb.view.board import watch
 watch([{'step': s, 'time': 2.0 * s, 'loss': math.exp(-s / 30) + 0.1, 'loss/audio': math.exp(-s / 20)} for s in range(1, 90)])"""
 
-def _free_port():
-    with socket.socket() as s: s.bind(('127.0.0.1', 0)); return s.getsockname()[1]
-
 FRONTS = {'lab': ('jupyterlab', 'LabApp', '/doc/tree/view.ipynb?reset'), 'notebook': ('notebook', 'JupyterNotebookApp', '/notebooks/view.ipynb')}   # package, application, page
 
 @pytest.fixture(scope='module', params=FRONTS)
@@ -391,7 +389,7 @@ def lab(tmp_path_factory, request):
     package, app, place = FRONTS[request.param]
     pytest.importorskip(package, reason=f"{package} is not installed: pip install '.[dev]'")
     nbformat = pytest.importorskip('nbformat')
-    folder, port = tmp_path_factory.mktemp('lab'), _free_port()
+    folder, port = tmp_path_factory.mktemp('lab'), free_port()
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(NOTEBOOK.format(tests=str(ROOT / 'tests'))), nbformat.v4.new_code_cell(BOARD)], metadata={'kernelspec': {'name': 'python3', 'display_name': 'Python 3', 'language': 'python'}})
     nbformat.write(nb, folder / 'view.ipynb')
     own = {f'JUPYTER_{n}_DIR': str(folder / n.lower()) for n in ('CONFIG', 'DATA', 'RUNTIME')}

@@ -7,8 +7,8 @@ __all__ = ['COLUMNS', 'examples', 'read_text', 'number', 'clock_time', 'lasts', 
 
 # %% ../../nbs/data/02_tables.ipynb #013629b3
 import csv, io, math, ntpath, posixpath, re
-from pathlib import Path
 from ..config import ConfigError
+from ..files import local_path
 
 # %% ../../nbs/data/02_tables.ipynb #038eeebb
 def examples(things, count: int = 5) -> str:
@@ -18,7 +18,7 @@ def examples(things, count: int = 5) -> str:
 
 def read_text(path) -> str:
     "A label file as text; `ConfigError` where there is none"
-    try: return Path(path).expanduser().read_text(encoding='utf-8-sig')
+    try: return local_path(path, 'Data.labels').read_text(encoding='utf-8-sig')
     except FileNotFoundError: raise ConfigError(f'Data.labels={str(path)!r}: no such file (or write labels=\'folders\' to take subfolders as classes)') from None
     except (OSError, UnicodeDecodeError) as e: raise ConfigError(f'Data.labels={str(path)!r} is not a readable CSV in UTF-8: {e}') from None
 

@@ -9,6 +9,7 @@ __all__ = ['VGGSOUND', 'AUDIOSET', 'label_files', 'unlabelled', 'Excerpts', 'vgg
 import collections, fnmatch, os, re
 from pathlib import Path
 from ..config import ConfigError, Data
+from ..files import local_path
 from .labels import Labels
 from .listed import Index, Listed, numbered, open_files, open_listed
 from .sources import Files, data_folder, source
@@ -18,7 +19,7 @@ from .tables import number, read_table
 def label_files(data: Data, *patterns: str) -> list[Path]:
     "`Data.labels` itself, or files with names like these in it, or, where it is left out, in the data folder or the one above"
     root = Path(data_folder(data))
-    given = Path(data.labels).expanduser() if data.labels else None
+    given = local_path(data.labels, 'Data.labels') if data.labels else None
     if given and not given.is_dir(): return [given]
     for folder in [given] if given else [root, root.parent]:
         names = os.listdir(folder) if folder.is_dir() else []

@@ -9,10 +9,10 @@ __all__ = ['SLACK', 'lean_settings', 'first_that_fits', 'first_estimated', 'RunP
 # %% ../../nbs/plan/03_plan.ipynb #c640365d
 import json
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 import yaml
 from ..config import PRESETS, ConfigError, Pretrain, Run, nearest
+from ..files import local_path
 from ..hardware import Machine, gpus, tpu_slice
 from ..model.flops import recomputed_flops, step_flops
 from .ahead import Compiled, PlanError, compile_for
@@ -135,7 +135,7 @@ def plan_rows(p: RunPlan) -> list[tuple[str, str]]:
 def read_config(text: str) -> tuple[str, Run]:  # a preset, a YAML file or a run folder
     "Name and configuration"
     if text in {**PRESETS, **FINETUNE_PRESETS}: return text, any_preset(text)
-    path = Path(text).expanduser()
+    path = local_path(text)
     path = path/'config.yaml' if path.is_dir() else path
     if not path.exists(): raise ConfigError(f'{text!r} is neither a preset nor a file: {nearest(text, [*PRESETS, *FINETUNE_PRESETS])}')
     try: values = yaml.safe_load(path.read_text())

@@ -11,6 +11,7 @@ import importlib, itertools, json, math, statistics
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from ..config import ConfigError, Run, nearest
+from ..files import local_path
 from .definitions import RECIPES, open_recipe, open_size
 from .measures import measure
 from .recipe import Base, Recipe, Size, cell_stage, cells, column, has, published, stages
@@ -73,7 +74,7 @@ def adjusted(size: Size, settings=()) -> Size:   # settings: name=value
 def data_settings(folder: str | None, labels: str | None = None, source: str | None = None) -> list[str]:
     "The settings that `--data`, `--labels` and `--source` stand for"
     out = [f'data.source={source or "folder"}'] if folder or source else []
-    if folder: out.append(f'data.path={json.dumps(str(Path(folder).expanduser().resolve()))}')
+    if folder: out.append(f'data.path={json.dumps(str(local_path(folder, "--data").resolve()))}')
     return out + ([f'data.labels={labels}'] if labels else [])
 
 # %% ../../nbs/recipes/05_run.ipynb #3d8fe845

@@ -7,7 +7,6 @@ __all__ = ['STORE', 'recipes', 'run', 'sweep', 'add_recipes']
 
 # %% ../nbs/cli_recipes.ipynb #76d9fccb
 import shlex
-from pathlib import Path
 from .config import ConfigError
 
 # %% ../nbs/cli_recipes.ipynb #9cb603b8

@@ -34,12 +34,10 @@ class Tell:
 
 def train(run, args, out: int, rank: int, port: int):
     "What each fork does"
-    import jax
     from toys import toy_config
+    from avmae_nb.devices import join
     from avmae_nb.train.pretrain import pretrain
-    if args.processes > 1:
-        jax.config.update('jax_cpu_collectives_implementation', 'gloo')
-        jax.distributed.initialize(f'127.0.0.1:{port}', args.processes, rank)
+    if args.processes > 1: join(f'127.0.0.1:{port},{args.processes},{rank}')
     tell = Tell(out)
     learner = pretrain(toy_config(**{'data.workers': args.workers}), run, callbacks=[tell])
     tell.say('ready', learner.steps_done, state_hash(learner) if learner.steps_done else '-')

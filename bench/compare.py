@@ -121,6 +121,15 @@ def targets_table(collection: dict) -> str:
         rows.append(f'{"not measured" if f is None else "met" if t.met(f.value) else "MISSED":<14}{t.text:<14}' + (f'{_number(f.value)} {f.unit}'.rstrip() if f else '').ljust(12) + t.figure)
     return '\n'.join(rows)
 
+def readme_table(collection: dict) -> str:
+    "The targets in Markdown, under a line about the machine"
+    found, m = figures(collection), collection['machine']
+    spread = lambda f: f' ({_number(min(f.repeats))} to {_number(max(f.repeats))})' if f.repeats else ''
+    measured = lambda f: f'{_number(f.value)} {f.unit}'.rstrip() + spread(f)
+    rows = [('what', 'measured', 'set out', ''), ('---',) * 4, *((t.figure, measured(f) if f else '', t.text, ('met' if t.met(f.value) else 'missed') if f else 'not measured') for t in TARGETS for f in [found.get(t.figure)])]
+    about = f'{m["processor"]}, {m["cores"]} cores, jax {m["jax"]}, float32, {m["date"][:10]}: median (and range), the systems of a ratio taking turns; `x` is how many times as fast.'
+    return '\n'.join([about, '', *('| ' + ' | '.join(r) + ' |' for r in rows)])
+
 def figures_table(collection: dict) -> str:
     "Every figure"
     spread = lambda f: f' ({_number(min(f.repeats))} to {_number(max(f.repeats))})' if f.repeats else ''

@@ -107,8 +107,8 @@ EPIC = b'narration_id,participant_id,video_id,narration_timestamp,start_timestam
 
 def readers(folder: Path) -> dict:
     "By kind of file: (file name, content, how it is read, errors that are answers)"
-    import jax, toys
-    from flax import nnx, serialization
+    import toys
+    from flax import serialization
     from safetensors.numpy import save
     from avmae_nb.config import ConfigError, Data, Pretrain
     from avmae_nb.data.sources import clips_folder, open_source

@@ -63,7 +63,7 @@ def measure_step(c, repeats, xla: dict | None = None):   # xla: options of the c
     learner = learner_of(c)
     batch = devices.shard_batch(random_batch(c), learner.mesh)
     start = time.perf_counter()
-    compiled = learner.update.lower(learner.state, batch).compile(compiler_options=xla)
+    compiled = learner.update.lower(learner.state, batch).compile(compiler_options=xla or None)   # None: the step's own
     compile_seconds = time.perf_counter() - start
     learner.__dict__['update'] = compiled
     timed_steps(learner, batch, 1)

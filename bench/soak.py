@@ -71,7 +71,6 @@ def viewing(moves: int) -> dict:
     "Ratio, painting and clip changes through the same function that the page calls"
     from avmae_nb.config import Data, preset
     from avmae_nb.train.pretrain import build_model
-    from avmae_nb.view.explore import Hide
     from avmae_nb.view.viewer import view
     config = preset('tiny').replace(data=Data(clips=256))
     viewer = view(build_model(config), config)

@@ -43,12 +43,20 @@ def test_failed_measurements_are_left_out():
     broken['benches']['peers'] = {'error': 'no environment'}
     assert not any('VideoMAE' in n for n in figures(broken)) and figures(broken)
 
+def test_table_for_the_front_page():
+    "A row a target; what was not measured says so; machine and repeats stand beside the figures"
+    lines = compare.readme_table({**collection(), 'machine': {'processor': 'a processor', 'cores': 2, 'jax': '0', 'date': '2026-01-02 03:04'}}).splitlines()
+    rows = {l.split(' | ')[0].removeprefix('| '): l for l in lines[2:]}
+    assert len(rows) == 2 + len(compare.TARGETS) and 'a processor, 2 cores' in lines[0] and '2026-01-02' in lines[0]
+    assert '1.2 x (1.19 to 1.21) | at least 1 | met' in rows['video, batch 2: x VideoMAE'] and rows[f'{compare.STEP}: share of peak'].endswith('missed |')
+    assert rows['audio, batch 2: x ViTMAE'].endswith('not measured |')
+
 def test_compare_refuses_other_files(tmp_path):
     (tmp_path / 'a.json').write_text('{}')
     for name in ('a.json', 'b.json'):
         with pytest.raises(SystemExit, match=name): compare.read(tmp_path / name)
 
-@pytest.mark.parametrize('script', ['run', 'compare', 'peers', 'finetune_step', 'scaling', 'attention', 'loader', 'pretrain_step'])
+@pytest.mark.parametrize('script', ['run', 'compare', 'peers', 'finetune_step', 'scaling', 'attention', 'loader', 'parts', 'pretrain_step'])
 def test_help(script):
     done = subprocess.run([sys.executable, ROOT / 'bench' / f'{script}.py', '--help'], capture_output=True, text=True)
     assert done.returncode == 0 and f'python bench/{script}.py' in done.stdout

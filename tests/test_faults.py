@@ -2,10 +2,9 @@
 import errno, json, os, random, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pytest
-from avmae_nb.data import guard
-from avmae_nb.data.loader import Loader, LoaderError
-from avmae_nb.data.media import Clip, MediaError
-from avmae_nb.data.sources import Files, Item, clips_folder
+from avmae_nb.data.loader import Loader
+from avmae_nb.data.media import MediaError
+from avmae_nb.data.sources import clips_folder
 from avmae_nb.files import read_lines
 from avmae_nb.train.callbacks import read_log
 from avmae_nb.train.checkpoint import CheckpointError, RunError, saved_steps
@@ -267,7 +266,7 @@ def test_divergence_names_step_clips_checkpoint_and_layer(tmp_path):
     assert 'the batch itself: audio' in found[0]['first'] and [r['skipped'] for r in read_log(tmp_path / 'run') if 'loss' in r][:4] == [0, 0, 1, 1]
 
 def test_the_first_layer_of_the_real_model_is_found(tmp_path):
-    import jax, jax.numpy as jnp
+    import jax
     from avmae_nb.train.faults import first_fault
     learner = pretrain(toy_config())
     batch = next(iter(learner.loader.batches()))

@@ -7,7 +7,7 @@ from avmae_nb.data.sources import open_source
 from avmae_nb.interop.handout import hand_out, open_model
 from avmae_nb.train.callbacks import read_log
 from avmae_nb.train.checkpoint import read_metric, saved_steps
-from avmae_nb.train.finetune import ERROR, Classification, build_classifier, finetune, load_finetuned
+from avmae_nb.train.finetune import ERROR, Classification, finetune, load_finetuned
 from avmae_nb.train.predictions import predict
 import avmae_nb.train.rehearsal   # gives the Learner `overfit`
 from avmae_nb.train.scores import compare_modalities, score

@@ -3,7 +3,7 @@ import os, signal, sys, threading
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 from avmae_nb.config import ConfigError, preset
-from avmae_nb.data.loader import Batches, Decode, Loader, LoaderError, Report, crop, eval_batches, eval_indices, logmel_statistics
+from avmae_nb.data.loader import Batches, Loader, LoaderError, Report, crop, eval_batches, eval_indices, logmel_statistics
 from avmae_nb.data.media import Clip, MediaError, Request
 from avmae_nb.data.sources import Source
 

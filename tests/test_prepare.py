@@ -1,6 +1,5 @@
 "Transcoding a collection: killed and resumed, changed files, a decoder that dies; what `avmae stats`, `prepare` and `inspect` say"
 import json, os, signal, subprocess, sys, time
-from pathlib import Path
 import numpy as np, pytest
 from avmae_nb.cli import main
 from avmae_nb.data import prepare as module

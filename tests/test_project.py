@@ -96,3 +96,10 @@ def test_links_of_the_front_page_resolve():
     text = (ROOT / 'README.md').read_text(encoding='utf-8')
     local = [t for t in re.findall(r'\]\(([^)#]+)\)', text) if '://' not in t]
     assert local and not [t for t in local if not (ROOT / t).exists()]
+
+def test_tables_of_the_front_page_are_those_of_the_results():
+    "Findings from the results that come with the package, speed from bench/results.json: index.ipynb was run after they changed"
+    from compare import read, readme_table
+    from avmae_nb.recipes.findings import findings_markdown
+    text = (ROOT / 'README.md').read_text(encoding='utf-8')
+    for table in (findings_markdown(), readme_table(read(ROOT / 'bench' / 'results.json'))): assert table in text, 'stale: run index.ipynb, then make readme'

@@ -4,7 +4,7 @@ from pathlib import Path
 import jax, numpy as np, pytest
 from avmae_nb.config import ConfigError
 from avmae_nb.train.callbacks import read_log
-from avmae_nb.train.checkpoint import CheckpointError, Checkpoints, RunError, run_lock, saved_steps
+from avmae_nb.train.checkpoint import CheckpointError, RunError, run_lock, saved_steps
 from avmae_nb.train.pretrain import load, pretrain
 from toys import rows, toy_config
 

@@ -1,5 +1,5 @@
 "Folders, labels, splits and windows: what a user has on disk becomes the same clips everywhere, and what cannot work is said before training"
-import os, pickle, shutil, subprocess, sys, warnings
+import os, pickle, shutil, subprocess, sys
 from pathlib import Path
 
 import numpy as np, pytest

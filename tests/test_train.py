@@ -7,11 +7,11 @@ from avmae_nb.config import ConfigError, Mask, Optim
 from avmae_nb.train.callbacks import read_log
 from avmae_nb.train.checkpoint import CheckpointError, Checkpoints
 from avmae_nb.train.evaluate import cross_modal_gain, masked_error
-from avmae_nb.train.learner import Diverged, Learner, Settings, Weights, abstract_state, apply_update, initial_state, make_update
+from avmae_nb.train.learner import Diverged, Learner, Weights, abstract_state, apply_update, initial_state
 from avmae_nb.train.optim import constant_optimizer, leaf_names, kernels, optimizer
 from avmae_nb.train.pretrain import MaskedReconstruction, build_model, load, pretrain
 import avmae_nb.train.rehearsal
-from toys import rows, toy_config
+from toys import toy_config
 
 def close(a, b, tolerance):
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)): np.testing.assert_allclose(x, y, atol=tolerance * max(1e-3, float(np.abs(y).max())), rtol=0)

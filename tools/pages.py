@@ -47,6 +47,7 @@ def readme():
     pictures = {f'index_files/{name}': data for name, data in made['outputs'].items()}
     alts = iter(alt_texts(nb))
     body = re.sub(r'!\[[^\]]*\]\((output_[^)]+)\)', lambda m: f'![{next(alts, "figure")}](index_files/{m[1]})', body)
+    body = re.sub(r'^```python\n\s*```\n', '', body, flags=re.M)   # a cell of which only the output is shown
     text = re.sub(r'\n{3,}', '\n\n', body).strip()
     return {'README.md': f'<!-- made from index.ipynb by tools/pages.py: edit that, then run make readme -->\n\n{text}\n'.encode(), **pictures}
 

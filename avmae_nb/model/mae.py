@@ -8,13 +8,13 @@ __all__ = ['AVMAE', 'Frozen', 'Reconstruction', 'reconstruct']
 # %% ../../nbs/model/07_mae.ipynb #95fa846c
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx, struct
-from jaxtyping import Array, Bool, Float
-from ..config import ConfigError, Modality, Model
+from jaxtyping import Array, Float
+from ..config import Modality, Model
 from .decoders import Decoder
 from .encoders import PerModality, Tokens, strategy
 from .losses import mae_loss, normalise_patches, patch_statistics
 from .masking import Masking, all_visible, make_masks
-from .patching import embedding, grid_of, patchify, put_back, take, unpatchify, with_channels
+from .patching import embedding, grid_of, patchify, put_back, take, unpatchify
 from .positions import positions
 
 # %% ../../nbs/model/07_mae.ipynb #06a0027c

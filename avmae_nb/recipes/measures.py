@@ -7,7 +7,6 @@ __all__ = ['MEASURES', 'Evaluation', 'measure']
 
 # %% ../../nbs/recipes/02_measures.ipynb #4cea3714
 import json, math, statistics
-from dataclasses import asdict, dataclass
 from pathlib import Path
 import numpy as np
 from ..config import Config, ConfigError, config, nearest

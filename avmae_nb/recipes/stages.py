@@ -6,12 +6,12 @@
 __all__ = ['telling', 'Stage', 'finished', 'logged_seconds', 'train_stage']
 
 # %% ../../nbs/recipes/01_stages.ipynb #fe618800
-import functools, hashlib, json, math, statistics, time
+import functools, hashlib, json, statistics, time
 from dataclasses import dataclass
 from pathlib import Path
 from ..config import ConfigError, Pretrain, Run
 from ..tasks import Finetune
-from ..train.checkpoint import FREE, _flat, check_same, library_versions, saved_steps
+from ..train.checkpoint import FREE, _flat, library_versions, saved_steps
 
 # %% ../../nbs/recipes/01_stages.ipynb #77c418d0
 def telling(config: Run) -> dict:

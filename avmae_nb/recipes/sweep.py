@@ -8,7 +8,7 @@ __all__ = ['sweep_recipe', 'read_grid', 'surface', 'curves']
 # %% ../../nbs/recipes/08_sweep.ipynb #f55b33a0
 import itertools, math
 import numpy as np, yaml
-from ..config import ConfigError, nearest
+from ..config import ConfigError
 from .recipe import Recipe, Row, column
 from .run import Result
 from .statistics import t_interval

@@ -37,7 +37,7 @@ def abstract_step(config: Run, mesh, steps: int = 1000):  # steps of the run: a 
     shardings, spread = devices.weight_shardings(state, mesh), devices.batch_sharding(mesh)
     state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
     batch = abstract_batch(config, lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=spread))
-    return jit_update(make_update(weights, objective(config), opt, config.train.seed), shardings, mesh), state, batch
+    return jit_update(make_update(weights, objective(config), opt, config.train.seed), state, shardings, mesh), state, batch
 
 # %% ../../nbs/train/11_abstract.ipynb #24b26eea
 REMAT = ('none', 'attention', 'block', 'everything')   # from nothing recomputed to almost everything

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
-from ..config import ConfigError, Modality, Pretrain
+from jaxtyping import Array, Float
+from ..config import ConfigError, Pretrain
 from ..model.losses import patch_statistics
 from ..model.mae import AVMAE
-from ..model.masking import Masking, all_hidden, all_visible
+from ..model.masking import Masking, all_hidden
 from ..model.patching import patchify, preprocess, put_back, take
 from .pretrain import batch_masks, clip_weights
 

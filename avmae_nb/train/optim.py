@@ -9,7 +9,6 @@ __all__ = ['warmup_cosine', 'leaf_names', 'kernels', 'decay_after_update', 'laye
 # %% ../../nbs/train/00_optim.ipynb #4b4cfe5c
 from typing import Callable, NamedTuple
 import jax, jax.numpy as jnp, optax
-from jaxtyping import Array, Float
 from ..config import ConfigError, Optim
 
 # %% ../../nbs/train/00_optim.ipynb #e86abc2d

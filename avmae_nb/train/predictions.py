@@ -7,7 +7,6 @@ __all__ = ['label_kind', 'labelled', 'Predictions', 'clip_logits', 'Tally', 'on_
 
 # %% ../../nbs/train/08_predictions.ipynb #0d18d0c9
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec as P
@@ -15,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from .. import devices
 from ..config import ConfigError, Run
 from ..data.labels import Labels
-from ..data.loader import Report, eval_batches
+from ..data.loader import eval_batches
 from ..data.sources import Source
 from ..model.patching import preprocess
 from .pretrain import whole_batches

@@ -8,7 +8,6 @@ __all__ = ['batch_masks', 'clip_weights', 'MaskedReconstruction', 'build_model',
            'read_run', 'trained', 'load']
 
 # %% ../../nbs/train/04_pretrain.ipynb #9190aa66
-import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from functools import cached_property

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from ..config import ConfigError, Data, Pretrain, nearest
 from ..data.sources import Source, open_source
 from ..model.mae import AVMAE
-from .features import FixedClips, features, raw_features, views_of
+from .features import FixedClips, features, raw_features
 from .learner import Learner
 from .predictions import label_kind
 from .probes import PROBES, ProbeTable, probe_table

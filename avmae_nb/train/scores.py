@@ -9,11 +9,11 @@ __all__ = ['ratio', 'class_mean', 'weighted_precision', 'weighted_auc', 'measure
 
 # %% ../../nbs/train/09_scores.ipynb #d06eda47
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from ..config import ConfigError, nearest
+from ..config import ConfigError
 from .metrics import auc, average_precision, top_k_hits
 from .predictions import Predictions, predict
 

@@ -10,7 +10,7 @@ import jax, numpy as np
 from ..config import Pretrain
 from ..data.logmel import denormalise, invert
 from ..train.pretrain import batch_masks
-from .figure import Page, Row, as_bytes, decibels, draw_page
+from .figure import Row, as_bytes, decibels, draw_page
 from .panel import Panel, audio_player, table_html, table_text, video_player
 
 # %% ../../nbs/view/02_batch.ipynb #b59d185d

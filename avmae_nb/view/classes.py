@@ -7,11 +7,10 @@ __all__ = ['ends_of', 'plot_class_ap', 'top_confusions', 'plot_confusion', 'plot
 
 # %% ../../nbs/view/13_classes.ipynb #788feceb
 import numpy as np
-from jaxtyping import Float
 from ..config import ConfigError
 from ..train.predictions import Predictions
 from ..train.retrieval import wilson
-from ..train.scores import _answers, calibration, confusion, main_score, per_class
+from ..train.scores import _answers, calibration, confusion, per_class
 from .answers import one_head
 from .figure import shorter
 from .panel import COLOURS, Panel, new_figure, style, table_html, table_text

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
 from jaxtyping import Bool, Float
-from ..config import Config, ConfigError, Mask, Modality, Pretrain, config, nearest
+from ..config import Config, ConfigError, Modality, Pretrain, config, nearest
 from ..data.loader import example
 from ..data.logmel import normalise
 from ..data.media import Request
@@ -22,7 +22,7 @@ from ..model.mae import Frozen, Reconstruction, reconstruct
 from ..model.masking import SCORES, Masking, from_hidden, visible_count
 from ..model.patching import preprocess
 from .batch import _sound
-from .figure import as_bytes, decibels
+from .figure import decibels
 from .results import over_values, results_panel
 
 # %% ../../nbs/view/08_explore.ipynb #39f030f0

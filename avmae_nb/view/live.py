@@ -6,7 +6,7 @@
 __all__ = ['mosaic', 'curves_svg', 'Status', 'status_line', 'status_text', 'status_html', 'in_notebook', 'Live']
 
 # %% ../../nbs/view/05_live.ipynb #8de7ba89
-import base64, functools, html, io, time
+import functools, html, time
 from collections import deque
 import jax, numpy as np
 from flax import nnx

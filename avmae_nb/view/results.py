@@ -10,7 +10,7 @@ __all__ = ['RESULTS_PAGE', 'result_masks', 'reconstructions', 'over_values', 'pa
 # %% ../../nbs/view/03_results.ipynb #0914630e
 from functools import partial
 from pathlib import Path
-import jax, jax.numpy as jnp, numpy as np
+import jax, numpy as np
 from flax import nnx
 from ..config import Modality, Pretrain
 from ..model.mae import AVMAE, Reconstruction, reconstruct
@@ -18,7 +18,7 @@ from ..model.masking import all_hidden
 from ..model.patching import preprocess
 from .batch import _sound, _span, clip_titles, draw_masks, real_clips
 from .figure import Page, Row, as_bytes, draw_page
-from .panel import Panel, audio_player, table_html, table_text, video_player, wav_bytes
+from .panel import Panel, audio_player, table_text, video_player, wav_bytes
 
 # %% ../../nbs/view/03_results.ipynb #c1a495b2
 def result_masks(batch: dict, config: Pretrain, seed: int = 0) -> dict:

@@ -9,9 +9,9 @@ __all__ = ['state_figure', 'figure_bytes', 'state_film', 'animation_bytes']
 import io
 import jax, numpy as np
 from ..config import ConfigError, nearest
-from .explore import Explorer, ShownClip, ViewState, shown_clip, still
-from .figure import as_bytes, decibels, draw_page
-from .live import _magma, _resize, _spectrum
+from .explore import Explorer, ShownClip, ViewState
+from .figure import as_bytes, draw_page
+from .live import _resize, _spectrum
 from .panel import style
 from .results import RESULTS_PAGE, masked_errors, over_values, result_rows
 

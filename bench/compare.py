@@ -105,6 +105,7 @@ def changes(old: dict, new: dict, margin: float = 0.03) -> list[Change]:
     then, now = figures(old), figures(new)
     return [change(now[k], then[k], margin) for k in now if k in then and then[k].value and now[k].value]
 
+def _spread(f: Figure) -> str: return f' ({_number(min(f.repeats))} to {_number(max(f.repeats))})' if f.repeats else ''
 def _number(x: float) -> str: return f'{x:.3g}' if abs(x) < 1000 else f'{x:,.0f}'
 
 def changes_table(found: list[Change]) -> str:
@@ -124,16 +125,14 @@ def targets_table(collection: dict) -> str:
 def readme_table(collection: dict) -> str:
     "The targets in Markdown, under a line about the machine"
     found, m = figures(collection), collection['machine']
-    spread = lambda f: f' ({_number(min(f.repeats))} to {_number(max(f.repeats))})' if f.repeats else ''
-    measured = lambda f: f'{_number(f.value)} {f.unit}'.rstrip() + spread(f)
+    measured = lambda f: f'{_number(f.value)} {f.unit}'.rstrip() + _spread(f)
     rows = [('what', 'measured', 'set out', ''), ('---',) * 4, *((t.figure, measured(f) if f else '', t.text, ('met' if t.met(f.value) else 'missed') if f else 'not measured') for t in TARGETS for f in [found.get(t.figure)])]
     about = f'{m["processor"]}, {m["cores"]} cores, jax {m["jax"]}, float32, {m["date"][:10]}: median (and range), the systems of a ratio taking turns; `x` is how many times as fast.'
     return '\n'.join([about, '', *('| ' + ' | '.join(r) + ' |' for r in rows)])
 
 def figures_table(collection: dict) -> str:
     "Every figure"
-    spread = lambda f: f' ({_number(min(f.repeats))} to {_number(max(f.repeats))})' if f.repeats else ''
-    return '\n'.join(f'{_number(f.value):>10} {f.unit:<8}{f.name}{spread(f)}' for f in figures(collection).values())
+    return '\n'.join(f'{_number(f.value):>10} {f.unit:<8}{f.name}{_spread(f)}' for f in figures(collection).values())
 
 def read(path) -> dict:
     "A collection from its file"

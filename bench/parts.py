@@ -6,10 +6,10 @@
 A part's floor is its FLOPs over the peak. What a stack loses beyond its products and attention goes to normalisation, GELU, and to copies: a scanned layer's weights and gradients are sliced out of and put back into the stack's.
 `list` is the same stack as a loop over layers that are arrays of their own, which needs no such copies.
 """
-import argparse, json, os, statistics, sys, time
+import argparse, json, os, statistics, sys
 from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
-from timing import machine
+from timing import interleaved, machine
 
 STACKS = {'encoder, video': ('E', 157, 157), 'encoder, audio': ('E', 120, 120), 'decoder, video': ('D', 1568, 1411), 'decoder, audio': ('D', 400, 280)}   # tokens, of which the last layer keeps; masks 0.9 and 0.7
 PRODUCTS = {'encoder MLP': (157, 768, 3072), 'encoder attention': (157, 768, 768), 'decoder MLP': (1568, 384, 1536), 'decoder attention': (1568, 384, 384)}   # rows a clip, in, out
@@ -18,22 +18,21 @@ def seconds(f, arguments, repeats: int = 5) -> float:
     "Median; compiled and run once before"
     import jax
     compiled = jax.jit(f).lower(*arguments).compile()
-    def once():
-        begin = time.perf_counter()
-        jax.block_until_ready(compiled(*arguments))
-        return time.perf_counter() - begin
-    once()
-    return statistics.median(once() for _ in range(repeats))
+    return statistics.median(interleaved({'part': lambda: jax.block_until_ready(compiled(*arguments))}, repeats)['part'])
+
+def stack_of(kind: str):
+    "Sizes of ViT-B's encoder (E) or decoder (D)"
+    from avmae_nb.config import DECODERS, ENCODERS
+    return {'E': ENCODERS, 'D': DECODERS}[kind]['B']
 
 def stacks(batch: int):
     "Names, FLOPs, functions and arguments: loss and gradients of whole stacks, scanned and as a list of layers"
     import jax
     from flax import nnx
-    from avmae_nb.config import DECODERS, ENCODERS
     from avmae_nb.model.flops import stack_flops
     from avmae_nb.model.transformer import Transformer
     for name, (kind, tokens, kept) in STACKS.items():
-        stack = {'E': ENCODERS, 'D': DECODERS}[kind]['B']
+        stack = stack_of(kind)
         net = Transformer(stack, rngs=nnx.Rngs(0))
         (graph, weights), (layer, stacked) = nnx.split(net), nnx.split(net.blocks)
         x, flops = jax.random.normal(jax.random.key(0), (batch, tokens, stack.width)), batch * 3 * stack_flops(tokens, kept, stack, stack.layers)
@@ -48,8 +47,9 @@ def attentions(batch: int):
     import jax
     from avmae_nb.model.transformer import attention
     for name, (kind, tokens, _) in STACKS.items():
-        heads = {'E': 12, 'D': 6}[kind]
-        yield f'attention, {name}', 12 * batch * tokens**2 * heads * 64, jax.value_and_grad(lambda q, k, v: (attention(q, k, v) ** 2).sum(), (0, 1, 2)), tuple(jax.random.normal(jax.random.key(0), (3, batch, tokens, heads, 64)))
+        stack = stack_of(kind)
+        heads, wide = stack.heads, stack.width // stack.heads
+        yield f'attention, {name}', 12 * batch * tokens**2 * heads * wide, jax.value_and_grad(lambda q, k, v: (attention(q, k, v) ** 2).sum(), (0, 1, 2)), tuple(jax.random.normal(jax.random.key(0), (3, batch, tokens, heads, wide)))
 
 def products(batch: int):
     "And of single matrix products: forward, gradient of the input, gradient of the kernel"

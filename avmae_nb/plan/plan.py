@@ -10,13 +10,13 @@ __all__ = ['SLACK', 'lean_settings', 'first_that_fits', 'first_estimated', 'RunP
 import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any
-from ..config import PRESETS, ConfigError, Pretrain, Run, nearest, read_yaml
+from ..config import PRESETS, ConfigError, Run, nearest
 from ..files import local_path
 from ..hardware import Machine, gpus, tpu_slice
 from ..model.flops import recomputed_flops, step_flops
 from .ahead import Compiled, compile_for
 from .roofline import estimated_bytes, least_wire, parameter_count, roofline, state_bytes, training_clips, whole_run
-from ..tasks import FINETUNE_PRESETS, Finetune, any_preset
+from ..tasks import FINETUNE_PRESETS, any_preset, config_kind
 from ..train.abstract import REMAT, remat_field
 from ..train.pretrain import check_batch
 from ..view.panel import Panel, table_html, table_text
@@ -137,7 +137,7 @@ def read_config(text: str) -> tuple[str, Run]:  # a preset, a YAML file or a run
     path = local_path(text)
     path = path/'config.yaml' if path.is_dir() else path
     if not path.exists(): raise ConfigError(f'{text!r} is neither a preset nor a file: {nearest(text, [*PRESETS, *FINETUNE_PRESETS])}')
-    return path.stem, (Finetune if isinstance(values := read_yaml(path), dict) and 'classifier' in values else Pretrain).load(path)
+    return path.stem, config_kind(path).load(path)
 
 def plan(config: Run | str,     # a configuration, or what `read_config` reads
          machine: str | Machine,   # 'v3:4x4', 'H100', gpus('H100', 8)

@@ -11,17 +11,17 @@ import contextlib, importlib, json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-import jax, jax.numpy as jnp, numpy as np, yaml
+import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
-from ..config import ConfigError, Run
+from ..config import ConfigError, Pretrain, Run
 from ..data.augment import VARY, mix, mixup_weights
 from ..data.loader import Report, eval_batches
 from ..data.sources import Source, open_source
 from ..model.heads import EncoderClassifier, head_losses
 from ..model.mbt import MBT, drop_patterns
 from ..model.patching import preprocess
-from ..tasks import Finetune
+from ..tasks import Finetune, config_kind
 from .checkpoint import METRIC, CheckpointError, Checkpoints, saved_steps
 from .learner import Learner, Term
 from .predictions import Predictions, Tally, check_labels, clip_logits, on_all_hosts
@@ -153,10 +153,7 @@ def finetune(config: Finetune,
 # %% ../../nbs/train/10_finetune.ipynb #f4ba96ef
 def run_kind(run: str | Path) -> type:
     "`Finetune` or `Pretrain`, by the configuration in a run folder"
-    from avmae_nb.config import Pretrain
-    with contextlib.suppress(OSError, yaml.YAMLError, UnicodeDecodeError):
-        values = yaml.safe_load((Path(run)/'config.yaml').read_text())
-        if isinstance(values, dict) and 'classifier' in values: return Finetune
+    with contextlib.suppress(OSError, ConfigError): return config_kind(Path(run)/'config.yaml')
     return Pretrain
 
 def run_checkpoints(run: str | Path) -> Checkpoints:

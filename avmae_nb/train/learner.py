@@ -154,8 +154,8 @@ def _compiles(name: str, value: str) -> bool:
 def compiler_options(state: TrainState, mesh) -> dict[str, str]:
     "Of XLA. Its CPU schedule runs branches beside each other and keeps the buffers of all; a large step fills the cores anyway. ViT-B on two cores: 1234 instead of 1932 MiB of temporaries, as fast; the tiny size would lose a tenth of its speed"
     large = sum(math.prod(x.shape) for x in jax.tree.leaves(state.params)) >= 30e6   # ViT-S and up
-    one = 'xla_cpu_scheduler_type', 'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED'
-    return dict([one]) if large and mesh.devices.flat[0].platform == 'cpu' and _compiles(*one) else {}
+    name, value = 'xla_cpu_scheduler_type', 'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED'
+    return {name: value} if large and mesh.devices.flat[0].platform == 'cpu' and _compiles(name, value) else {}
 
 def jit_update(update, state: TrainState, shardings: TrainState, mesh):   # state: or its shapes
     "The step as it is compiled, here and ahead of time for another machine: the state stays where it is and is donated"

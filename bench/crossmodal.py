@@ -12,10 +12,10 @@ Errors are those of held-out clips of which one modality is hidden as a whole: w
 import argparse, json, time
 from pathlib import Path
 import jax
-from seeds import interval
 from avmae_nb.config import Mask, preset
 from avmae_nb.data.loader import eval_batches
 from avmae_nb.data.sources import open_source
+from avmae_nb.recipes.statistics import t_interval
 from avmae_nb.train.evaluate import cross_modal_gain, masked_error
 from avmae_nb.train.pretrain import pretrain
 
@@ -46,7 +46,7 @@ def show(rows: list[dict], modalities):
     print(f'\n{len(rows)} seeds, mean and 95% t interval')
     for m in modalities:
         for what in ('model', 'mean patch', 'nearest in time', 'gain', 'gain against another clip'):
-            mean, half = interval([r[what][m] for r in rows])
+            mean, half = t_interval([r[what][m] for r in rows])
             print(f'{m}: {what:26} ' + (f'{mean:6.1%} +- {half:.1%}' if what.startswith('gain') else f'{mean:.4f} +- {half:.4f}'))
 
 def main():

@@ -1,97 +1,61 @@
-"""Fine-tuning on the synthetic world, one table: pre-trained against scratch, sound and picture against both, localisation; mean and 95% t interval over seeds.
+"""What fine-tuning, probes and retrieval show in the synthetic world: mean and 95% t interval over seeds, differences paired by seed, and what they decide.
 
-usage: python bench/finetune_table.py [--seeds 3] [--runs runs/finetune_table] [--pretrain-steps 2560] [--steps 768] [--localise-steps 512] [--clips 512] [--out bench/finetune_table.json] [--fast] [name=value ...]
+usage: python bench/finetune_table.py [--seeds 3] [--store runs/recipes] [--out bench/finetune_table.json] [--fast]
 
-Each stage is a run folder under --runs: one that is finished is not trained again, one that was interrupted goes on. A stage's held-out scores are kept in its scores.json.
-For each seed: a pre-training of the preset `tiny` on the world `hard`; on `hard` classifiers of both modalities from it and from scratch, of sound alone and of picture alone; the one of both also without sound
-and without picture; on `events` a label for each second by both, by sound, by picture. Settings name=value go to every fine-tuning run. --fast: a few steps of everything, to see that it runs."""
+Three tables: on `easy` pre-trained against scratch, linear probes against raw means and chance, retrieval against chance; on `hard` both senses against either; on `events` a label for each second, by both and by either.
+Stages are those of the recipes: what `avmae run` has trained in the same store is not trained again, and one that was interrupted goes on. --fast: a few steps of everything, to see that it runs."""
 import argparse, json, time
+from dataclasses import replace
 from pathlib import Path
-import jax
-from seeds import interval
-from avmae_nb.config import preset
-from avmae_nb.data.sources import open_source
 from avmae_nb.devices import compilation_cache
-from avmae_nb.tasks import finetune_preset
-from avmae_nb.train.checkpoint import saved_steps
-from avmae_nb.train.finetune import finetune, load_finetuned
-from avmae_nb.train.pretrain import pretrain
-from avmae_nb.train.scores import compare_modalities
+from avmae_nb.recipes.definitions import open_size
+from avmae_nb.recipes.measures import Evaluation
+from avmae_nb.recipes.recipe import Base, Recipe, Row, Size
+from avmae_nb.recipes.run import adjusted, budget, run_recipe
+from avmae_nb.recipes.statistics import paired, verdict
+from avmae_nb.train.checkpoint import library_versions
 
-STAGES = ('hard AV', 'hard AV scratch', 'hard A', 'hard V', 'events AV', 'events A', 'events V')
-ROWS = [('hard, top-1: pre-trained, both', 'hard AV', 'AV', 'top-1'), ('hard, top-1: from scratch, both', 'hard AV scratch', 'AV', 'top-1'), ('hard, top-1: sound alone', 'hard A', 'A', 'top-1'),
-        ('hard, top-1: picture alone', 'hard V', 'V', 'top-1'), ('hard, top-1: both trained, sound given', 'hard AV', 'A', 'top-1'), ('hard, top-1: both trained, picture given', 'hard AV', 'V', 'top-1'),
-        ('events, seconds right: both', 'events AV', 'AV', 'accuracy'), ('events, seconds right: sound alone', 'events A', 'A', 'accuracy'), ('events, seconds right: picture alone', 'events V', 'V', 'accuracy')]
-GAPS = [('pre-trained - scratch', 0, 1), ('both - sound (hard)', 0, 2), ('both - picture (hard)', 0, 3), ('both - sound (events)', 6, 7), ('both - picture (events)', 6, 8)]
+CHANCE = 100 / 16   # per cent, of 16 classes
+DIRECTIONS = ('audio to video R@10', 'video to audio R@10')
+BOTH, OURS = ('A', 'V', 'AV'), Row('pre-trained')
+TABLES = (Recipe('easy', 'Pre-training, probes and retrieval', 'world `easy`', 'What does pre-training give?', ('AV', 'probe AV', 'raw AV', *DIRECTIONS), (OURS, Row('from scratch', None, columns=('AV',)))),
+          Recipe('hard', 'Both senses or one', 'world `hard`', 'Three things at once, one seen and heard, one seen only, one heard only: which is the first?', BOTH, (OURS,), 'hard'),
+          Recipe('events', 'Second by second', 'world `events`', 'In which seconds is which thing both seen and heard?', BOTH, (OURS,), 'ave'))
 
-def pretraining(args, seed):
-    "Configuration of the autoencoder"
-    return preset('tiny').replace(**{'data.world': 'hard', 'train.seed': seed, 'train.steps': args.pretrain_steps, 'train.eval_clips': 0})
-
-def tuning(args, stage, seed, init):
-    "Configuration of one stage of fine-tuning"
-    world, letters, *scratch = stage.split()
-    c = finetune_preset('tiny-localise' if world == 'events' else 'tiny-finetune').replace(init='scratch' if scratch else str(init), **{'data.world': world, 'train.seed': seed, 'train.eval_clips': 0})
-    c = c.replace(**{'train.steps': args.localise_steps if world == 'events' else args.steps}).override(*args.settings)
-    return c if letters == 'AV' else c.only({'A': 'audio', 'V': 'video'}[letters])
-
-def finished(run, steps): return saved_steps(run)[-1:] == [steps]
-
-def trained(make, config, run):
-    "Train a stage to its end, unless it is there"
-    if finished(run, config.train.steps): return print(f'{run}: finished before', flush=True)
-    started = time.time()
-    if make(config, run).fit().stopped: raise SystemExit(130)
-    print(f'{run}: {time.time() - started:.0f} s', flush=True)
-
-def scores_of(args, run):
-    "Held-out scores of a finished stage for every set of modalities: `{'AV': {'top-1': 0.5}}`"
-    file = run/'scores.json'
-    key = dict(steps=saved_steps(run)[-1], clips=args.clips, views=args.views)
-    if file.exists() and (kept := json.loads(file.read_text())).get('key') == key: return kept['scores']
-    model, c = load_finetuned(run)
-    views = 1 if c.labels == 'seconds' else args.views
-    found = compare_modalities(model, open_source(c.data, 'eval'), c, None, args.clips, views)
-    scores = {k: s.values for k, s in found.rows.items()}
-    file.write_text(json.dumps(dict(key=key, scores=scores), indent=1))
-    return scores
-
-def one_seed(args, seed):
-    "All stages of a seed: `{stage: {letters: {score: value}}}`"
-    folder = args.runs/f'seed{seed}'
-    trained(pretrain, pretraining(args, seed), folder/'pretrained')
-    out = {}
-    for stage in STAGES:
-        run = folder/stage.replace(' ', '_')
-        trained(finetune, tuning(args, stage, seed, folder/'pretrained'), run)
-        out[stage] = scores_of(args, run)
+def sizes(fast: bool) -> dict[str, Size]:
+    "The tiny size for each table: on `hard` with 4096 labelled clips, 800 steps and 2048 clips held out"
+    tiny = open_size('tiny')
+    hard = Base(tiny.base('ave').pretrain, tiny.base('vggsound').finetune.replace(**{'data.world': 'hard', 'data.clips': 4096, 'train.steps': 800}))
+    tiny = replace(tiny, bases={**tiny.bases, 'hard': hard})
+    out = {t.name: replace(tiny, evaluation=Evaluation(clips=2048)) if t.name == 'hard' else tiny for t in TABLES}
+    if fast: out = {k: replace(adjusted(s, ['train.steps=4', 'train.batch=4']), evaluation=Evaluation(clips=16, probe_clips=32)) for k, s in out.items()}
     return out
 
-def table(seeds) -> str:
-    "Rows and gaps as text; gaps are of the same seed"
-    values = [[s[stage][letters][name] for s in seeds] for _, stage, letters, name in ROWS]
-    lines = [f'{len(seeds)} seeds, mean and 95% t interval', *(f'{row[0]:42}{m:8.4f} +- {h:.4f}' for row, (m, h) in zip(ROWS, map(interval, values)))]
-    return '\n'.join([*lines, *(f'{name:42}{m:+8.4f} +- {h:.4f}' for name, a, b in GAPS for m, h in [interval([x - y for x, y in zip(values[a], values[b])])])])
-
-def arguments():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (('--seeds', 3), ('--pretrain-steps', 2560), ('--steps', 768), ('--localise-steps', 512), ('--clips', 512), ('--views', 4)): p.add_argument(name, type=int, default=default)
-    p.add_argument('--runs', type=Path, default=Path('runs/finetune_table'))
-    p.add_argument('--out', type=Path, default=Path('bench/finetune_table.json'))
-    p.add_argument('--fast', action='store_true', help='a few steps of everything')
-    p.add_argument('settings', nargs='*', help='name=value for fine-tuning, e.g. optim.base_learning_rate=0.8')
-    args = p.parse_args()
-    if args.fast: args.pretrain_steps, args.steps, args.localise_steps, args.clips, args.views, args.settings = 4, 4, 4, 16, 1, [*args.settings, 'train.batch=4']
-    return args
+def effects(found, searched: int) -> list[tuple]:   # searched: clips that retrieval is among
+    "Name, effect in points and verdict of each difference"
+    cell = lambda table, name, row='pre-trained': {s: 100 * v for s, v in found[table].of(row, name).items()}
+    above = lambda table, name, line: paired(cell(table, name), dict.fromkeys(cell(table, name), line))
+    better = lambda table: {s: max(cell(table, 'A')[s], cell(table, 'V')[s]) for s in cell(table, 'A')}
+    rows = [('easy: pre-trained - scratch', paired(cell('easy', 'AV'), cell('easy', 'AV', 'from scratch'))), ('easy: linear probe - probe of raw means', paired(cell('easy', 'probe AV'), cell('easy', 'raw AV'))),
+            ('easy: linear probe - chance', above('easy', 'probe AV', CHANCE)), *((f'easy: {d} - chance', above('easy', d, 100 * 10 / searched)) for d in DIRECTIONS),
+            *((f'{t}: both - the better of sound and picture', paired(cell(t, 'AV'), better(t))) for t in ('hard', 'events'))]
+    return [(name, e, verdict(e, 'greater')) for name, e in rows]
 
 def main():
-    args, seeds, started = arguments(), [], time.time()
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--seeds', type=int, default=3)
+    p.add_argument('--store', type=Path, default=Path('runs/recipes'))
+    p.add_argument('--out', type=Path, default=Path('bench/finetune_table.json'))
+    p.add_argument('--fast', action='store_true', help='a few steps of everything')
+    args = p.parse_args()
     compilation_cache()
-    hard = sum(s.startswith('hard') for s in STAGES)
-    print(f'budget: {args.seeds} seeds, each {args.pretrain_steps} steps of pre-training, {hard} x {args.steps} steps on `hard`, {len(STAGES) - hard} x {args.localise_steps} steps on `events`, {args.clips} held-out clips in {args.views} views; runs in {args.runs}', flush=True)
-    for seed in range(args.seeds):
-        seeds.append(one_seed(args, seed))
-        print(f'\n{table(seeds)}\n', flush=True)
-        args.out.write_text(json.dumps({'arguments': {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}, 'jax': jax.__version__, 'minutes': round((time.time() - started) / 60, 1), 'seeds': seeds}, indent=1) + '\n')
+    size, started, command = sizes(args.fast), time.time(), f'python bench/finetune_table.py --seeds {args.seeds}' + ' --fast' * args.fast
+    for t in TABLES: print(budget(t, size[t.name], args.seeds, args.store), flush=True)
+    found = {t.name: run_recipe(t, size[t.name], range(args.seeds), args.store, command) for t in TABLES}
+    decided = effects(found, size['easy'].evaluation.clips)
+    print('\n' + '\n\n'.join(map(repr, found.values())) + '\n\npoints, paired by seed\n' + '\n'.join(f'{n:<45}{e!r:<40}{v}' for n, e, v in decided))
+    told = {'command': command, 'versions': library_versions(), 'minutes': round((time.time() - started) / 60, 1), 'tables': {t: r.values for t, r in found.items()}, 'stage_minutes': {t: r.facts['minutes'] for t, r in found.items()},
+            'effects': {n: {'points': list(e.values), 'mean': e.mean, 'interval': e.interval, 'verdict': v} for n, e, v in decided}}
+    args.out.write_text(json.dumps(told, indent=1) + '\n')
 
 if __name__ == '__main__': main()

@@ -9,9 +9,9 @@ Probes are fitted on `--clips` training clips and scored on half as many held-ou
 import argparse, json, time
 from pathlib import Path
 import jax
-from seeds import interval
 from avmae_nb.config import preset
 from avmae_nb.data.sources import open_source
+from avmae_nb.recipes.statistics import t_interval
 from avmae_nb.train.features import FixedClips
 from avmae_nb.train.pretrain import build_model, load, pretrain
 from avmae_nb.train.probing import probe_model
@@ -35,7 +35,7 @@ def measure(model, config, clips, kinds) -> list[dict]:
 def show(results: list[dict]):
     "The table: a row for each number, mean and interval over seeds"
     print(f'\n{len(results)} runs, mean and 95% t interval\n{"":<30}{"trained":>18}{"untrained":>18}{"chance":>9}')
-    cell = lambda v: '{:.3f} +- {:.3f}'.format(*interval(v)) if v else ''
+    cell = lambda v: '{:.3f} +- {:.3f}'.format(*t_interval(v)) if v else ''
     for i, row in enumerate(results[0]['trained']):
         untrained = [r['untrained'][i]['score'] for r in results if r['untrained']]
         print(f'{row["what"]:<30}{cell([r["trained"][i]["score"] for r in results]):>18}{cell(untrained) if not row["what"].startswith("raw") else "":>18}{row["chance"]:>9.3f}')
@@ -46,7 +46,7 @@ def against(results: list[dict], kinds):
     score = lambda r, what: next(x['score'] for x in r['trained'] if x['what'] == what)
     for row in results[0]['trained']:
         kind, _, view = row['what'].partition(': ')
-        if kind in kinds and kind != 'raw': print('{:<30}{:+.3f} +- {:.3f}'.format(row['what'], *interval([score(r, row['what']) - score(r, f'raw: {view}') for r in results])))
+        if kind in kinds and kind != 'raw': print('{:<30}{:+.3f} +- {:.3f}'.format(row['what'], *t_interval([score(r, row['what']) - score(r, f'raw: {view}') for r in results])))
 
 def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

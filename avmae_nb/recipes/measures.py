@@ -16,7 +16,7 @@ from .stages import Stage, finished, train_stage
 @config
 class Evaluation(Config):
     "On how many held-out clips a stage is measured"
-    clips: int | None = 512   # None: all
+    clips: int | None = 512   # None, or where a source has fewer: all
     views: int = 1            # temporal views of a classifier
     probe_clips: int | None = 1024   # that a linear probe is fitted on; None: all
     seed: int = 0             # of the masks
@@ -42,6 +42,14 @@ def _probe(stage: Stage, run: Path, how: Evaluation) -> dict[str, float]:
     report = probe_model(model, open_source(c.data, 'train'), open_source(c.data, 'eval'), c, ('linear', 'raw'), (how.probe_clips, how.clips))
     letters = lambda view: ''.join(sorted(m[0].upper() for m in view.split('+')))
     return {f'{"raw " if r.features == "raw" else ""}{letters(r.view)}': r.score for table in report.tables.values() for r in table}
+
+def _retrieval(stage: Stage, run: Path, how: Evaluation) -> dict[str, float]:
+    "Recall of each clip's own partner among all held-out clips, in both directions"
+    from avmae_nb.data.sources import open_source
+    from avmae_nb.train.pretrain import load
+    from avmae_nb.train.probing import probe_model
+    model, c = load(run)
+    return probe_model(model, open_source(c.data, 'train'), open_source(c.data, 'eval'), c, ('retrieval',), (how.probe_clips, how.clips)).retrieval.metrics()
 
 def _error(stage: Stage, run: Path, how: Evaluation) -> dict[str, float]:
     "Error of hidden patches and of the better baseline, by modality, under the run's own masks"
@@ -78,7 +86,7 @@ def _cost(stage: Stage, run: Path, how: Evaluation) -> dict[str, float]:
     speed = [r['clips_per_second'] for r in read_log(run)[1:] if r.get('clips_per_second')]
     return {'GFLOP': step_flops(stage.config) / stage.config.train.batch / 1e9, 'parameters': parameter_count(stage.config), 'ms': 1e3 / statistics.median(speed) if speed else math.nan}
 
-MEASURES = {'scores': (_scores, 'finetune'), 'probe': (_probe, 'pretrain'), 'error': (_error, 'pretrain'), 'curve': (_curve, None), 'cost': (_cost, 'pretrain')}
+MEASURES = {'scores': (_scores, 'finetune'), 'probe': (_probe, 'pretrain'), 'retrieval': (_retrieval, 'pretrain'), 'error': (_error, 'pretrain'), 'curve': (_curve, None), 'cost': (_cost, 'pretrain')}
 
 # %% ../../nbs/recipes/02_measures.ipynb #5a199ceb
 def _plain(values: dict) -> dict: return {k: v if not isinstance(v, float) or math.isfinite(v) else str(v) for k, v in values.items()}

@@ -29,6 +29,7 @@ COLUMNS = {c.name: c for c in (
     Column('AV', 'scores', 'AV', 'AV', about='fine-tuned on both'),
     *(Column(f'probe {v}', 'probe', v, about=f'linear probe of frozen features ({v})') for v in ('A', 'V', 'AV')),
     *(Column(f'raw {v}', 'probe', f'raw {v}', about=f'the same probe of mean colours and mean log-mel ({v})') for v in ('A', 'V', 'AV')),
+    *(Column(f'{d} R@{k}', 'retrieval', f'{d} R@{k}', about=f'share of held-out clips whose own other half is among the {k} nearest') for d in ('audio to video', 'video to audio') for k in (1, 5, 10)),
     *(Column(f'{t} {w}', 'scores', f'{w} {t} top-1', w, about=f'{t}s, fine-tuned on {w}') for t in ('verb', 'noun') for w in ('A', 'V', 'AV')),
     Column('loss', 'curve', 'loss', unit='', about='mean training loss of the last tenth; infinite where it diverged'),
     Column('stable', 'curve', 'stable', unit='', about='1 where training did not diverge'),

@@ -149,6 +149,12 @@ def test_a_small_step_compiles_for_a_tpu_that_is_not_here():
     assert count >= 1 and size >= 4 * parameter_count(config) * 0.9 and found.wire > size
 
 @COMPILER
+def test_long_attention_is_a_kernel():
+    "520 tokens of sound, spread over the devices: one kernel forward and two backward, which the compiler accepts"
+    found = compile_for(toy_config(**{'audio.seconds': 10.4}), 'v5e:2x2')
+    assert found.fits and found.kernels >= 3
+
+@COMPILER
 def test_what_does_not_fit_says_by_how_much():
     "512 clips a device of which little is masked, for a v5e of 16 GB"
     config = preset('vggsound').replace(**{'model.size': 'tiny', 'model.positions': 'sinusoidal_3d', 'train.batch': 2048, 'video.mask.ratio': 0.1, 'audio.mask.ratio': 0.1})

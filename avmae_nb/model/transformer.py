@@ -11,7 +11,8 @@ import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 from .. import config
-from .recompute import chunked_attention, keep_attention, named, one_layer, recomputed, scan_layers, target_platform
+from .kernels import gpu_attention, gpu_kernel_runs, tpu_attention, tpu_kernel_runs
+from .recompute import chunked_attention, keep_attention, named, one_layer, recomputed, scan_layers, target_mesh, target_platform
 
 # %% ../../nbs/model/03_transformer.ipynb #594a5bf4
 def attention_weights(q: Float[Array, "batch queries heads width"], k: Float[Array, "batch keys heads width"], valid: Bool[Array, "batch keys"] | None = None) -> Float[Array, "batch heads queries keys"]:
@@ -75,9 +76,13 @@ LARGE = 512   # keys from which weights of all heads are too large to keep elsew
 def attention(q: Float[Array, "batch queries heads width"], k: Float[Array, "batch keys heads width"], v: Float[Array, "batch keys heads width"], valid=None) -> Float[Array, "batch queries heads width"]:
     "Multi-head attention over the valid keys, by the kernel that suits platform and length"
     if k.shape[1] == 0: return jnp.zeros_like(q)
-    alone_on_cpu = target_platform() == 'cpu' and jax.device_count() == 1   # a loop over clips would undo their sharding
-    if alone_on_cpu: return (per_head_attention if k.shape[1] >= LONG else plain_attention)(q, k, v, valid)
-    return (chunked_attention if k.shape[1] >= LARGE and q.shape[1] else plain_attention)(q, k, v, valid)
+    platform, mesh = target_platform(), target_mesh()
+    if platform == 'cpu' and mesh is not None and mesh.size == 1:   # a loop over clips would undo their sharding
+        return (per_head_attention if k.shape[1] >= LONG else plain_attention)(q, k, v, valid)
+    if k.shape[1] < LARGE or q.shape[1] == 0: return plain_attention(q, k, v, valid)
+    if platform == 'tpu' and tpu_kernel_runs(q, mesh): return tpu_attention(q, k, v, valid)
+    if platform == 'gpu' and gpu_kernel_runs(q, valid, jax.devices()[0]): return gpu_attention(q, k, v)
+    return chunked_attention(q, k, v, valid)
 
 # %% ../../nbs/model/03_transformer.ipynb #2cd49b4d
 xavier, small = nnx.initializers.xavier_uniform(), nnx.initializers.normal(1e-6)

@@ -28,6 +28,7 @@ class Compiled:
     limit: int                      # bytes that a program may use
     wire: int | None = None         # bytes out to other devices in a step
     collectives: dict = field(default_factory=dict)   # kind: (how many, bytes)
+    kernels: int = 0                # calls of Pallas kernels in the program: attention
     seconds: float = 0.0            # of tracing and compiling
     versions: str = ''
 
@@ -56,24 +57,23 @@ def compile_here(config: Run, machine: Machine) -> Compiled:
     "Compile in this process, whose environment `tpu_environment` made"
     import jax
     from avmae_nb import devices
-    from avmae_nb.model.recompute import compiling_for
     from avmae_nb.plan.program import collectives
     from avmae_nb.train.abstract import abstract_step, program_bytes
     from avmae_nb.train.pretrain import check_batch
     devs = topology_devices(machine)
     check_batch(config, devs)
     started = time.perf_counter()
-    with compiling_for('tpu'):
-        step, state, batch = abstract_step(config, devices.mesh(config.train.fsdp, devs))
-        lowered = step.lower(state, batch)
+    step, state, batch = abstract_step(config, devices.mesh(config.train.fsdp, devs))
+    lowered = step.lower(state, batch)
     arguments = sum(x.dtype.itemsize * math.prod(x.sharding.shard_shape(x.shape)) for x in jax.tree.leaves((state, batch)))
     say = lambda state, temporary, **more: Compiled(state + temporary <= machine.limit, state + temporary, state, temporary, machine.limit, seconds=time.perf_counter() - started, versions=_versions(), **more)
     try: compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as e:
         if 'RESOURCE_EXHAUSTED' not in str(e): raise
         return say(arguments, read_overflow(str(e)))
-    sent = collectives(compiled.as_text())
-    return say(*program_bytes(compiled), wire=sent.wire, collectives=sent.kinds)
+    text = compiled.as_text()
+    sent = collectives(text)
+    return say(*program_bytes(compiled), wire=sent.wire, collectives=sent.kinds, kernels=text.count('"tpu_custom_call"'))
 
 def answer_request():
     "Read a request as JSON from standard input, print the answer as the last line of standard output"

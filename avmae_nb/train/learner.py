@@ -20,6 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec as P
 from .. import devices
 from ..config import ConfigError
 from ..data.tables import examples
+from ..model.recompute import compiling_for
 from .checkpoint import Checkpoints, RunError, abstract_tree, run_lock
 from .optim import Optimizer, leaf_names
 
@@ -159,7 +160,9 @@ def compiler_options(state: TrainState, mesh) -> dict[str, str]:
 
 def jit_update(update, state: TrainState, shardings: TrainState, mesh):   # state: or its shapes
     "The step as it is compiled, here and ahead of time for another machine: the state stays where it is and is donated"
-    return jax.jit(update, donate_argnums=0, out_shardings=(shardings, NamedSharding(mesh, P())), compiler_options=compiler_options(state, mesh))
+    def placed(state, batch):
+        with compiling_for(mesh.devices.flat[0].platform, mesh): return update(state, batch)
+    return jax.jit(placed, donate_argnums=0, out_shardings=(shardings, NamedSharding(mesh, P())), compiler_options=compiler_options(state, mesh))
 
 # %% ../../nbs/train/02_learner.ipynb #c05af8e0
 @dataclass(frozen=True)

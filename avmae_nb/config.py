@@ -364,7 +364,7 @@ class Model(Config):
 @config
 class Data(Config):
     "Where clips come from; `avmae_nb.data.sources` opens it"
-    source: str = 'synthetic'   # synthetic, folder, clips, vggsound, audioset, epic, ave, dmvr; others register themselves by name
+    source: str = 'synthetic'   # synthetic, folder, clips, vggsound, audioset, epic, ave, dmvr, cached; others register themselves by name
     path: str | None = None   # folder of videos
     labels: str | None = None   # CSV of labels; never needed for pre-training
     split: str = 'train'

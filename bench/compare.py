@@ -35,7 +35,8 @@ class Target:
 STEP = 'pre-training, ViT-B, audio and video, batch 4'
 TUNE = 'fine-tuning, MBT-B, 3136 + 400 tokens, batch 1'
 TARGETS = [Target(f'{STEP}: share of peak', 0.62, True), Target(f'{STEP}: peak memory', 5.7, False), Target(f'{STEP}: compile', 20, False), Target('video, batch 2: x VideoMAE', 1.0, True),
-           Target('audio, batch 2: x ViTMAE', 1.0, True), Target(f'{TUNE}, remat block: x plain', 1.5, True), Target(f'{TUNE}, remat block: temporaries', 2, False)]
+           Target('audio, batch 2: x ViTMAE', 1.0, True), Target(f'{TUNE}, remat block: x plain', 1.5, True), Target(f'{TUNE}, remat block: temporaries', 2, False),
+           Target('loader, CPU time of a clip, prepared: x raw', 1.25, True)]
 
 def _step(name: str, r: dict) -> list[Figure]:
     peak = r['peak_flops_per_second']
@@ -67,13 +68,17 @@ def _attention(r: dict) -> list[Figure]:
 def _loader(r: dict) -> list[Figure]:
     return [Figure(f'loader, {r["configuration"]}, {n} workers', statistics.median(w['repeats']), 'clips/s', tuple(w['repeats']), True) for n, w in r['workers'].items()]
 
+def _decoding(r: dict) -> list[Figure]:
+    name = lambda n: {'PyAV': 'plain PyAV', 'tensors': 'kept tensors'}.get(n, n)
+    return [*(Figure(f'loader, CPU time of a clip, {name(n)}', statistics.median(v), 'ms', tuple(v)) for n, v in r['milliseconds'].items()), *(Figure(f'loader, CPU time of a clip, {name(n)}: x raw', v['ratio'], 'x', tuple(v['repeats']), True) for n, v in r['raw_over'].items())]
+
 def _scaling(r: dict) -> list[Figure]:
     points = [(f'step at {axis} {size}', p) for axis, sizes in r['axes'].items() for size, p in sizes.items()]
     return [f for name, p in points for f in (Figure(f'{name}: step', p['step_seconds'], 's', tuple(p['step_seconds_repeats']), peak=p['peak_flops_per_second']), Figure(f'{name}: temporaries', p['temporary_bytes'] / 2**30, 'GiB'))]
 
 def _start(r: dict) -> list[Figure]: return [Figure(f'opening {r["files"]} files: {k.removesuffix(", s")}', v, 's') for k, v in r.items() if k.endswith(', s')]
 
-READ = {'step': lambda r: _step(STEP, r), 'tiny': lambda r: _step('pre-training, tiny', r), 'peers': _peers, 'finetune': _finetune, 'attention': _attention, 'loader': _loader, 'scaling': _scaling, 'start': _start}
+READ = {'step': lambda r: _step(STEP, r), 'tiny': lambda r: _step('pre-training, tiny', r), 'peers': _peers, 'finetune': _finetune, 'attention': _attention, 'loader': _loader, 'decoding': _decoding, 'scaling': _scaling, 'start': _start}
 
 def figures(collection: dict) -> dict[str, Figure]:
     "All figures of a collection, by name; measurements that failed give none"

@@ -23,6 +23,7 @@ BENCHES = {   # name: command for a whole run, short, fast; None: left out
     'tiny': (['pretrain_step.py', '--repeats', '20'], ['pretrain_step.py', '--repeats', '10'], ['pretrain_step.py', '--cache', *SMALL]),
     'attention': (['attention.py', '--rounds', '9'], ['attention.py', '--rounds', '5'], None),
     'loader': (['loader.py', '--seconds', '10'], ['loader.py', '--seconds', '5', '--workers', '0', '2'], None),
+    'decoding': (['decoding.py', '--rounds', '9'], ['decoding.py'], None),
     'scaling': (['scaling.py'], ['scaling.py', '--only', 'tokens', 'depth'], ['scaling.py', '--toy', '--only', 'depth']),
     'start': (['start.py', '--files', '20000', '--rows', '40000'], None, None)}
 LEVELS = ('whole', 'short', 'fast')
@@ -83,7 +84,7 @@ def main(arguments=None) -> int:
     before = read(args.compare) if args.compare else None   # first: --out may be the same file
     found = read(args.out) if args.out.exists() else {'benches': {}}
     if not args.table:
-        found |= {'machine': machine(), 'level': args.level}
+        if 'machine' not in found or set(args.only) == set(BENCHES): found |= {'machine': machine(), 'level': args.level}   # each result names its own too
         collect(args.only, args.level, found, lambda: args.out.write_text(json.dumps(found, indent=1) + '\n'))
     print(f'targets\n{targets_table(found)}\n\nfigures\n{figures_table(found)}')
     if 'result' in found['benches'].get('scaling', {}): plot(found['benches']['scaling']['result'], args.out.with_suffix('.png'))

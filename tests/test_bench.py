@@ -56,7 +56,7 @@ def test_compare_refuses_other_files(tmp_path):
     for name in ('a.json', 'b.json'):
         with pytest.raises(SystemExit, match=name): compare.read(tmp_path / name)
 
-@pytest.mark.parametrize('script', ['run', 'compare', 'peers', 'finetune_step', 'scaling', 'attention', 'loader', 'parts', 'pretrain_step'])
+@pytest.mark.parametrize('script', ['run', 'compare', 'peers', 'finetune_step', 'scaling', 'attention', 'loader', 'decoding', 'parts', 'pretrain_step'])
 def test_help(script):
     done = subprocess.run([sys.executable, ROOT / 'bench' / f'{script}.py', '--help'], capture_output=True, text=True)
     assert done.returncode == 0 and f'python bench/{script}.py' in done.stdout

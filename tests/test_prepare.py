@@ -1,11 +1,17 @@
-"Transcoding a collection: killed and resumed, changed files, a decoder that dies; what `avmae stats`, `prepare` and `inspect` say"
+"Transcoding a collection, and keeping its tensors: killed and resumed, changed files, a decoder that dies; what `avmae stats`, `prepare` and `inspect` say"
 import json, os, signal, subprocess, sys, time
 import numpy as np, pytest
+from toys import toy_config
 from avmae_nb.cli import main
+from avmae_nb.config import ConfigError
 from avmae_nb.data import prepare as module
-from avmae_nb.data.media import probe
+from avmae_nb.data.cache import Windows, cache
+from avmae_nb.data.loader import Loader
+from avmae_nb.data.media import Request, probe
 from avmae_nb.data.prepare import prepare
+from avmae_nb.data.sources import open_source
 from avmae_nb.data.write import write_clip
+from avmae_nb.train.pretrain import pretrain
 
 def frames(n=10, size=32): return np.random.default_rng(0).integers(0, 256, (n, size, size, 3), np.uint8)
 
@@ -64,3 +70,62 @@ def test_the_terminal(raw, tmp_path, capsys):
     assert main(['inspect', str(raw), '--labels', str(tmp_path / 'labels.csv'), '--clips', '2']) == 0
     out = capsys.readouterr().out
     assert '6 clips, 2 of them opened' in out and '2 classes, 3 to 3 clips each' in out
+
+def cached(folder, **more): return toy_config(**{'data.source': 'cached', 'data.path': str(folder), 'data.clips': None, **more})
+
+def test_tensors_from_the_terminal(raw, tmp_path, capsys):
+    "Labels, a file that is none, held-out clips with their views; then a run on them"
+    (raw / 'a/bad.mp4').write_bytes(b'no film')
+    toy = toy_config()
+    settings = [f'video.{k}={getattr(toy.video, k)}' for k in ('frames', 'stride', 'fps', 'size', 'short_side')] + [f'audio.seconds={toy.audio.seconds}']
+    assert not main(['cache', str(raw), str(tmp_path / 'new'), '--labels', 'folders', '--windows', '2', '--views', '1', '2', '--workers', '2', '--preset', 'tiny', *settings])
+    out = capsys.readouterr().out
+    assert '1 could not be read: a/bad.mp4' in out and 'data.source=cached' in out and 'about' in out and 'GB' in out
+    sources = {s: open_source(cached(tmp_path / 'new').data, s) for s in ('train', 'eval')}
+    for s in sources.values(): assert len(s) == 6 and s.classes == ['a', 'b'] and 'a/bad.mp4' in s.notes[0]   # so few clips are held out and trained on, which is said
+    pretrain(cached(tmp_path / 'new', **{'train.steps': 2, 'train.batch': 2, 'train.eval_clips': 0}), tmp_path / 'run').fit()
+    with pytest.raises(ConfigError, match='frames 4 where 8'): Loader(sources['train'], cached(tmp_path / 'new', **{'video.frames': 8, 'train.batch': 2})).batch_at(0)
+
+def test_tensors_killed_midway(tmp_path):
+    "Whole files only, and the same call goes on"
+    code = f"""import time
+from avmae_nb.data import cache as m
+from toys import toy_config
+from avmae_nb.data.sources import open_source
+from avmae_nb.data.media import Request
+row = m._row
+m._row = lambda *a: (time.sleep(0.01), row(*a))[1]
+c = toy_config(**{{'data.clips': 200}})
+m.cache(open_source(c.data), {str(tmp_path / 'train')!r}, m.Windows(Request.of(c.inputs), 1))"""
+    child = subprocess.Popen([sys.executable, '-c', code], env={**os.environ, 'PYTHONPATH': 'tests'})
+    while child.poll() is None and not (tmp_path / 'train/00001.jsonl').exists(): time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    with pytest.raises(ConfigError, match='not finished'): open_source(cached(tmp_path).data)
+    c = toy_config(**{'data.clips': 200})
+    done = cache(open_source(c.data), tmp_path / 'train', Windows(Request.of(c.inputs), 1))
+    assert done.clips == 200 and done.skipped == 128 and not list((tmp_path / 'train').glob('.*'))
+
+@pytest.mark.parametrize('damage', ['cut', 'flipped', 'gone'])
+def test_damaged_tensors_cost_their_clips(tmp_path, damage):
+    "Another clip takes the place of one whose record cannot be read, and the report names it"
+    c = toy_config(**{'data.clips': 80})
+    cache(open_source(c.data), tmp_path / 'train', Windows(Request.of(c.inputs), 1))
+    file = tmp_path / 'train/00001.array_record'
+    data = bytearray(file.read_bytes())
+    if damage == 'flipped': data[100:-100:7] = bytes(len(data[100:-100:7]))
+    file.write_bytes(data[:len(data) // 2] if damage == 'cut' else data) if damage != 'gone' else file.unlink()
+    loader = Loader(open_source(cached(tmp_path).data), cached(tmp_path, **{'train.batch': 80}))
+    batch = loader.batch_at(0)
+    assert batch['example_mask'].all() and loader.report.kinds['unreadable'] >= 1 and '00001.array_record' in repr(loader.report)
+
+@pytest.mark.parametrize('name, world', [('told-multi', 'easy'), ('told-heads', 'easy'), ('synthetic', 'events')])
+def test_labels_of_every_kind_come_back(tmp_path, name, world):
+    c = toy_config(**{'data.source': name, 'data.world': world, 'data.clips': 12})
+    told = open_source(c.data)
+    cache(told, tmp_path / 'train', Windows(Request.of(c.inputs), 2))
+    kept = open_source(cached(tmp_path).data)
+    assert kept.labels == told.labels
+    for i in range(12):
+        found = kept.read(i, Request.of(c.inputs), np.random.default_rng(i))
+        np.testing.assert_array_equal(told.labels.array(found.label), told.labels.array(told.load(i, found.start, Request.of(c.inputs)).label))

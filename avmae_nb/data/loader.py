@@ -85,7 +85,7 @@ class Decode:
             if attempt: j = int(own.integers(self.limit))
             try: return self.read(j, own, notes)
             except (MediaError, OSError) as e: notes.append(_note(self.source, j, 'unreadable', e))
-            except LoaderError: raise
+            except (LoaderError, ConfigError): raise
             except Exception as e: raise LoaderError(f'{_name(self.source, j)}: {type(e).__name__}: {e}') from e
         raise LoaderError(f'{TRIES} clips in a row cannot be used, the last one is {notes[-1]["name"]}: {notes[-1]["message"]}')
 
@@ -281,7 +281,7 @@ def _eval_example(decode: Decode, index: int, view: tuple[int, int]) -> dict:
     try:
         if index >= 0: return decode.read(index, None, notes, view)
     except (MediaError, OSError) as e: notes.append(_note(decode.source, index, 'unreadable', e))
-    except LoaderError: raise
+    except (LoaderError, ConfigError): raise
     except Exception as e: raise LoaderError(f'{_name(decode.source, index)}: {type(e).__name__}: {e}') from e
     out = dict(_zeros(decode.config))
     if decode.config.data.missing == 'mask': out.update({f'present/{m}': np.bool_(False) for m in decode.config.inputs})

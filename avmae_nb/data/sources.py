@@ -63,7 +63,7 @@ def fingerprint(*parts) -> str:
 # %% ../../nbs/data/03_sources.ipynb #73f97fea
 SPLITS = ('train', 'eval', 'all')
 SOURCES = {}
-BUILT_IN = {name: f'avmae_nb.data.{module}' for name, module in dict(synthetic='synthetic', folder='listed', vggsound='youtube', audioset='youtube', epic='epic', ave='ave', dmvr='dmvr').items()}   # registered when its module is imported, which happens on demand
+BUILT_IN = {name: f'avmae_nb.data.{module}' for name, module in dict(synthetic='synthetic', folder='listed', vggsound='youtube', audioset='youtube', epic='epic', ave='ave', dmvr='dmvr', cached='cache').items()}   # registered when its module is imported, which happens on demand
 
 def source(name: str):
     "Decorator: register an opener `(data: Data, split: str) -> Source` under `name`"

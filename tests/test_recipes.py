@@ -7,7 +7,7 @@ from avmae_nb.recipes.definitions import RECIPES, open_recipe, open_size
 from avmae_nb.recipes.findings import FINDINGS, judge
 from avmae_nb.recipes.measures import Evaluation, measure
 from avmae_nb.recipes.recipe import Base, Recipe, Row, Size, cells, column, has, stages
-from avmae_nb.recipes.run import digests, read_result, results_folder, run_recipe, stored_result
+from avmae_nb.recipes.run import digests, only_rows, read_result, results_folder, run_recipe, stored_result
 from avmae_nb.recipes.stages import Stage, finished, train_stage
 from avmae_nb.recipes.sweep import read_grid, surface, sweep_recipe
 from avmae_nb.tasks import Augment
@@ -87,6 +87,12 @@ def test_stored_results_belong_to_the_definitions(file):
     for row, by in found.values.items():
         for c in by: assert found.facts['digests'][row][c] == now[row][c], (row, c)
     assert found.facts['command'].startswith('avmae run') and found.facts['versions']['jax'] and found.facts['minutes'] > 0
+
+def test_the_smallest_stored_result_comes_out_again(tmp_path):
+    "A classifier from scratch, trained and tested as the command beside the result did: the same but for what another processor's rounding does to 200 steps"
+    size, row = open_size('tiny'), 'scratch, B'
+    found = run_recipe(only_rows(open_recipe('a2-scale'), [row]), size, [0], tmp_path)
+    assert found.of(row, 'AV')[0] == pytest.approx(stored_result('a2-scale').of(row, 'AV')[0], abs=0.06)   # of 256 clips
 
 def test_recipe_pages_are_those_of_the_definitions():
     root = Path(__file__).parents[1]

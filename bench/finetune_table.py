@@ -53,7 +53,7 @@ def main():
     for t in TABLES: print(budget(t, size[t.name], args.seeds, args.store), flush=True)
     found = {t.name: run_recipe(t, size[t.name], range(args.seeds), args.store, command) for t in TABLES}
     decided = effects(found, size['easy'].evaluation.clips)
-    print('\n' + '\n\n'.join(map(repr, found.values())) + '\n\npoints, paired by seed\n' + '\n'.join(f'{n:<45}{e!r:<40}{v}' for n, e, v in decided))
+    print('\n' + '\n\n'.join(map(repr, found.values())) + '\n\npoints, paired by seed\n' + '\n'.join(f'{n:<48}{e!r:<40}{v}' for n, e, v in decided))
     told = {'command': command, 'versions': library_versions(), 'minutes': round((time.time() - started) / 60, 1), 'tables': {t: r.values for t, r in found.items()}, 'stage_minutes': {t: r.facts['minutes'] for t, r in found.items()},
             'effects': {n: {'points': list(e.values), 'mean': e.mean, 'interval': e.interval, 'verdict': v} for n, e, v in decided}}
     args.out.write_text(json.dumps(told, indent=1) + '\n')

@@ -92,7 +92,7 @@ def _room(source: Source, windows: Windows, to: Path):
         row = _row(source, i, replace(windows, random=1, views=()), lambda data: sizes.append(len(data)), None)
         if sizes: break
     else: raise ConfigError(f'none of the first clips of {source!r} can be read, e.g. {row["name"]}: {row["problem"]}')
-    total, free = sizes[0] * windows.each * len(source), shutil.disk_usage(to).free
+    total, free = sizes[0] * windows.each * len(source), shutil.disk_usage(to).free + sum(f.stat().st_size for f in to.glob('*.array_record'))   # what an earlier call wrote is part of the total
     print(f'{len(source)} clips, {windows.each} windows of {sizes[0] / 1e6:.3g} MB each: about {total / 1e9:.3g} GB')
     if total > free: raise ConfigError(f'{to}: about {total / 1e9:.3g} GB are wanted and {free / 1e9:.3g} GB are free; fewer windows, fewer frames (video.frames) or a smaller short side (video.short_side) want less')
 
@@ -159,7 +159,7 @@ class Cached(Source):
         starts = [w['start'] for w in self.rows[i]['windows']]
         if start is None: start = view_start(self.duration(i), request)
         w = int(np.argmin(np.abs(np.array(starts) - start)))
-        if abs(starts[w] - start) > 1e-6: raise ConfigError(f'{self.folder}: {self.name(i)} has windows from {examples([f"{s:.3f} s" for s in starts], 5)}, and the one from {start:.3f} s is asked for: avmae cache ... --views says which evaluations there can be')
+        if abs(starts[w] - start) > 1e-6: raise ConfigError(f'{self.folder}: {self.name(i)} has windows from {examples([f"{s:.3f} s" for s in starts], 5)}, and the one from {start:.3f} s is asked for: avmae cache ... --views says which evaluations there can be; those of sound or picture alone begin elsewhere, so they want tensors of their own')
         return self._window(i, w, request)
     def _window(self, i: int, w: int, request: Request) -> Clip:
         from safetensors.numpy import load

@@ -14,7 +14,7 @@ from avmae_nb.data.cache import Cached, Windows, cache
 from avmae_nb.data.loader import Loader, example
 from avmae_nb.data.media import Request
 from avmae_nb.data.prepare import prepare
-from avmae_nb.data.sources import open_source
+from avmae_nb.data.sources import draw_start, open_source
 from timing import interleaved, machine, ratio
 
 WINDOWS = 8   # random ones of each clip in a round
@@ -58,8 +58,7 @@ def plain_milliseconds(source, config, round_: int) -> float:
     request, begin, count = Request.of(config.inputs), time.process_time(), 0
     for i in range(len(source)):
         for w in range(WINDOWS):
-            room = max(0.0, source.duration(i) - request.span)
-            plain(source.path(i), float(np.random.default_rng([round_, i, w]).uniform(0, room)) if room else 0.0, request); count += 1
+            plain(source.path(i), draw_start(source.duration(i), request, np.random.default_rng([round_, i, w])), request); count += 1
     return 1e3 * (time.process_time() - begin) / count
 
 def waits(source, config, slack: float = 1.5) -> dict[str, float]:

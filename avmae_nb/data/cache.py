@@ -61,7 +61,7 @@ def _row(source: Source, i: int, windows: Windows, write, deadline: float | None
         row['windows'].append({'start': at, 'label': None if clip.label is None else np.asarray(clip.label).tolist(), 'flags': list(clip.flags)})
     return row
 
-def _part(source: Source, windows: Windows, to: Path, deadline: float | None, k: int) -> int:
+def _part(source: Source, windows: Windows, to: Path, deadline: float | None, k: int):
     "File `k` and its lines, written last"
     files = _array_record()
     path, part = to/f'{k:05d}.array_record', to/f'.{k:05d}.part'
@@ -70,7 +70,6 @@ def _part(source: Source, windows: Windows, to: Path, deadline: float | None, k:
     finally: out.close()
     part.replace(path)
     write_whole(path.with_suffix('.jsonl'), ''.join(json.dumps(r) + '\n' for r in rows))
-    return k
 
 # %% ../../nbs/data/14_cache.ipynb #c1f53a27
 @dataclass(frozen=True)

@@ -33,23 +33,23 @@ def _scores(stage: Stage, run: Path, how: Evaluation) -> dict[str, float]:
     found = compare_modalities(model, open_source(c.data, 'eval'), c, None, how.clips, 1 if c.labels == 'seconds' else how.views)
     return {f'{letters} {name}': v for letters, s in found.rows.items() for name, v in s.values.items()} | {letters: next(iter(s.values.values())) for letters, s in found.rows.items()}
 
-def _probe(stage: Stage, run: Path, how: Evaluation) -> dict[str, float]:
-    "Accuracy of a linear probe on frozen features, and of one on raw means, by view"
+def _probed(run: Path, how: Evaluation, *kinds: str):
+    "The report of probes on a run's own clips"
     from avmae_nb.data.sources import open_source
     from avmae_nb.train.pretrain import load
     from avmae_nb.train.probing import probe_model
     model, c = load(run)
-    report = probe_model(model, open_source(c.data, 'train'), open_source(c.data, 'eval'), c, ('linear', 'raw'), (how.probe_clips, how.clips))
+    return probe_model(model, open_source(c.data, 'train'), open_source(c.data, 'eval'), c, kinds, (how.probe_clips, how.clips))
+
+def _probe(stage: Stage, run: Path, how: Evaluation) -> dict[str, float]:
+    "Accuracy of a linear probe on frozen features, and of one on raw means, by view"
+    report = _probed(run, how, 'linear', 'raw')
     letters = lambda view: ''.join(sorted(m[0].upper() for m in view.split('+')))
     return {f'{"raw " if r.features == "raw" else ""}{letters(r.view)}': r.score for table in report.tables.values() for r in table}
 
 def _retrieval(stage: Stage, run: Path, how: Evaluation) -> dict[str, float]:
     "Recall of each clip's own partner among all held-out clips, in both directions"
-    from avmae_nb.data.sources import open_source
-    from avmae_nb.train.pretrain import load
-    from avmae_nb.train.probing import probe_model
-    model, c = load(run)
-    return probe_model(model, open_source(c.data, 'train'), open_source(c.data, 'eval'), c, ('retrieval',), (how.probe_clips, how.clips)).retrieval.metrics()
+    return _probed(run, how, 'retrieval').retrieval.metrics()
 
 def _error(stage: Stage, run: Path, how: Evaluation) -> dict[str, float]:
     "Error of hidden patches and of the better baseline, by modality, under the run's own masks"

@@ -56,6 +56,13 @@ def environment(bin, threads=None):
     if threads: defaults['NPROC'] = threads   # XLA sizes its CPU thread pool by it
     return {**{k: str(v) for k, v in defaults.items()}, **os.environ, 'PATH': f'{bin}{os.pathsep}{os.environ["PATH"]}', 'VIRTUAL_ENV': str(bin.parent)}
 
+QUICK = ['--xla_backend_optimization_level=0', '--xla_cpu_use_fusion_emitters=false']
+
+def quick_compiles(bin):
+    "XLA_FLAGS for programs that compile longer than they run, as those of tests do: a toy's training then costs a third of the CPU. XLA ends a process that names a flag it does not know: such a flag is left out"
+    knows = lambda flag: not subprocess.run([bin / 'python', '-c', 'import jax; jax.devices()'], env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flag}, capture_output=True).returncode
+    return {'XLA_FLAGS': ' '.join([os.environ.get('XLA_FLAGS', ''), *filter(knows, QUICK)]).strip()}
+
 def step(title, command, env):
     "Run one part of the tests; stop at the first that fails"
     print(f'\n== {title}', flush=True)
@@ -75,12 +82,13 @@ def test(args):
     rest = [a for a in args if a not in ('--floor', '--apart')]
     name = '.venv' + f'-{sys.version_info[0]}.{sys.version_info[1]}' * apart + '-floor' * floor
     bin = install('dev', ROOT / name, floor)
+    quick = quick_compiles(bin)
     if not rest:
         step('notebooks clean, package and README in step with them', [bin / 'python', 'tools/drift.py'], environment(bin))
-        for room, path in rooms().items(): step(f'notebooks run: {room}', [bin / 'nbdev_test', '--n_workers', '2', '--timing', *path], environment(bin, threads=1))
+        for room, path in rooms().items(): step(f'notebooks run: {room}', [bin / 'nbdev_test', '--n_workers', '2', '--timing', *path], {**environment(bin, threads=1), **quick})
     print('\n== pytest', flush=True)
     words, threads = (rest, None) if rest else (['-n', '2', '--dist', 'loadfile', '--durations', '25', 'tests'], 1)   # two processes with a thread each, a file's tests in one of them
-    sys.exit(subprocess.run([bin / 'python', '-m', 'pytest', '-q', *words], cwd=ROOT, env=environment(bin, threads), stdin=subprocess.DEVNULL).returncode)
+    sys.exit(subprocess.run([bin / 'python', '-m', 'pytest', '-q', *words], cwd=ROOT, env={**environment(bin, threads), **quick}, stdin=subprocess.DEVNULL).returncode)
 
 def demo(args):
     "The main job, from nothing"

@@ -36,8 +36,8 @@ class Effect:
         return mean - half, mean + half
     def __repr__(self):
         if not self.values: return 'not run yet'
-        if self.seeds == 1: return f'{self.mean:+.3g} (1 seed, no interval)'
-        return f'{self.mean:+.3g} [{self.interval[0]:+.3g}, {self.interval[1]:+.3g}] ({self.seeds} seeds)'
+        mean, low, high = (f'{round(x, 9) + 0.0:+.3g}' for x in (self.mean, *self.interval))   # nothing but rounding is +0
+        return f'{mean} (1 seed, no interval)' if self.seeds == 1 else f'{mean} [{low}, {high}] ({self.seeds} seeds)'
 
 def paired(a: dict[int, float], b: dict[int, float]) -> Effect:   # seed -> score
     "`a - b` for the seeds that both have"

@@ -1,5 +1,4 @@
 "Recipes: sharing, resuming, tables, rules, hashes that stay, results that belong to the definitions"
-import os, subprocess, sys
 from dataclasses import replace
 from pathlib import Path
 import pytest
@@ -89,12 +88,11 @@ def test_stored_results_belong_to_the_definitions(file):
         for c in by: assert found.facts['digests'][row][c] == now[row][c], (row, c)
     assert found.facts['command'].startswith('avmae run') and found.facts['versions']['jax'] and found.facts['minutes'] > 0
 
-def test_the_smallest_stored_result_comes_out_again(tmp_path):
+def test_the_smallest_stored_result_comes_out_again(run_python, tmp_path):
     "A classifier from scratch, trained and tested by the command, with XLA's own settings: the same but for what another processor's rounding does to 200 steps"
     row, out = 'scratch, B', tmp_path / 'found.json'
-    command = ['from avmae_nb.cli import main; raise SystemExit(main())', 'run', 'a2-scale', '--row', row, '--seeds', '1', '--store', tmp_path, '--out', out]
-    done = subprocess.run([sys.executable, '-c', *map(str, command)], capture_output=True, text=True, timeout=1200, env={k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'})
-    assert done.returncode == 0, done.stderr[-3000:]
+    words = ['run', 'a2-scale', '--row', row, '--seeds', '1', '--store', str(tmp_path), '--out', str(out)]
+    run_python(f'from avmae_nb.cli import main; raise SystemExit(main({words!r}))', XLA_FLAGS='')
     found = read_result(out, only_rows(open_recipe('a2-scale'), [row]))
     assert found.of(row, 'AV')[0] == pytest.approx(stored_result('a2-scale').of(row, 'AV')[0], abs=0.06)   # of 256 clips
 

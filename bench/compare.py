@@ -65,6 +65,9 @@ def _attention(r: dict) -> list[Figure]:
     each = [(shape, k, speed(kernels, k)) for shape, kernels in r['shapes'].items() for k in kernels if k != 'plain']
     return [Figure(f'attention, {shape}, {k}: x plain', statistics.median(x), 'x', x, True) for shape, k, x in each]
 
+def _parts(r: dict) -> list[Figure]:
+    return [Figure(f'part, {name}: share of peak', p['flops'] / p['seconds'] / r['peak'], '', tuple(p['flops'] / t / r['peak'] for t in p['repeats']), True) for name, p in r['parts'].items()]
+
 def _loader(r: dict) -> list[Figure]:
     return [Figure(f'loader, {r["configuration"]}, {n} workers', statistics.median(w['repeats']), 'clips/s', tuple(w['repeats']), True) for n, w in r['workers'].items()]
 
@@ -78,7 +81,7 @@ def _scaling(r: dict) -> list[Figure]:
 
 def _start(r: dict) -> list[Figure]: return [Figure(f'opening {r["files"]} files: {k.removesuffix(", s")}', v, 's') for k, v in r.items() if k.endswith(', s')]
 
-READ = {'step': lambda r: _step(STEP, r), 'tiny': lambda r: _step('pre-training, tiny', r), 'peers': _peers, 'finetune': _finetune, 'attention': _attention, 'loader': _loader, 'decoding': _decoding, 'scaling': _scaling, 'start': _start}
+READ = {'step': lambda r: _step(STEP, r), 'tiny': lambda r: _step('pre-training, tiny', r), 'peers': _peers, 'finetune': _finetune, 'attention': _attention, 'parts': _parts, 'loader': _loader, 'decoding': _decoding, 'scaling': _scaling, 'start': _start}
 
 def figures(collection: dict) -> dict[str, Figure]:
     "All figures of a collection, by name; measurements that failed give none"

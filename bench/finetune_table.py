@@ -12,7 +12,7 @@ from avmae_nb.recipes.definitions import open_size
 from avmae_nb.recipes.measures import Evaluation
 from avmae_nb.recipes.recipe import Base, Recipe, Row, Size
 from avmae_nb.recipes.run import adjusted, budget, run_recipe
-from avmae_nb.recipes.statistics import paired, verdict
+from avmae_nb.recipes.statistics import by_seed, paired, verdict
 from avmae_nb.train.checkpoint import library_versions
 
 CHANCE = 100 / 16   # per cent, of 16 classes
@@ -35,7 +35,7 @@ def effects(found, searched: int) -> list[tuple]:   # searched: clips that retri
     "Name, effect in points and verdict of each difference"
     cell = lambda table, name, row='pre-trained': {s: 100 * v for s, v in found[table].of(row, name).items()}
     above = lambda table, name, line: paired(cell(table, name), dict.fromkeys(cell(table, name), line))
-    better = lambda table: {s: max(cell(table, 'A')[s], cell(table, 'V')[s]) for s in cell(table, 'A')}
+    better = lambda table: by_seed(max, cell(table, 'A'), cell(table, 'V'))
     rows = [('easy: pre-trained - scratch', paired(cell('easy', 'AV'), cell('easy', 'AV', 'from scratch'))), ('easy: linear probe - probe of raw means', paired(cell('easy', 'probe AV'), cell('easy', 'raw AV'))),
             ('easy: linear probe - chance', above('easy', 'probe AV', CHANCE)), *((f'easy: {d} - chance', above('easy', d, 100 * 10 / searched)) for d in DIRECTIONS),
             *((f'{t}: both - the better of sound and picture', paired(cell(t, 'AV'), better(t))) for t in ('hard', 'events'))]

@@ -14,11 +14,11 @@ from timing import interleaved, machine
 STACKS = {'encoder, video': ('E', 157, 157), 'encoder, audio': ('E', 120, 120), 'decoder, video': ('D', 1568, 1411), 'decoder, audio': ('D', 400, 280)}   # tokens, of which the last layer keeps; masks 0.9 and 0.7
 PRODUCTS = {'encoder MLP': (157, 768, 3072), 'encoder attention': (157, 768, 768), 'decoder MLP': (1568, 384, 1536), 'decoder attention': (1568, 384, 384)}   # rows a clip, in, out
 
-def seconds(f, arguments, repeats: int = 5) -> float:
-    "Median; compiled and run once before"
+def seconds(f, arguments, repeats: int = 5) -> list[float]:
+    "Of each repeat; compiled and run once before"
     import jax
     compiled = jax.jit(f).lower(*arguments).compile()
-    return statistics.median(interleaved({'part': lambda: jax.block_until_ready(compiled(*arguments))}, repeats)['part'])
+    return interleaved({'part': lambda: jax.block_until_ready(compiled(*arguments))}, repeats)['part']
 
 def stack_of(kind: str):
     "Sizes of ViT-B's encoder (E) or decoder (D)"
@@ -68,7 +68,8 @@ def main():
     for make in (stacks, attentions, products):
         for name, flops, f, arguments in make(args.batch):
             peaks.append(gemm_peak())
-            rows[name] = {'seconds': seconds(f, arguments, args.repeats), 'flops': flops}
+            repeats = seconds(f, arguments, args.repeats)
+            rows[name] = {'seconds': statistics.median(repeats), 'repeats': repeats, 'flops': flops}
     peak = max(peaks)
     print(f'peak {peak / 1e9:.0f} GFLOP/s, batch {args.batch}')
     for name, r in rows.items(): print(f'{name:44}{1e3 * r["seconds"]:9.1f} ms  floor {1e3 * r["flops"] / peak:8.1f}  {r["flops"] / r["seconds"] / peak:5.0%} of peak')

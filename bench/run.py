@@ -22,6 +22,7 @@ BENCHES = {   # name: command for a whole run, short, fast; None: left out
     'finetune': (['finetune_step.py', '--rounds', '5'], ['finetune_step.py', '--rounds', '3', '--only', 'block'], None),
     'tiny': (['pretrain_step.py', '--repeats', '20'], ['pretrain_step.py', '--repeats', '10'], ['pretrain_step.py', '--cache', *SMALL]),
     'attention': (['attention.py', '--rounds', '9'], ['attention.py', '--rounds', '5'], None),
+    'parts': (['parts.py'], ['parts.py', '--repeats', '3'], None),
     'loader': (['loader.py', '--seconds', '10'], ['loader.py', '--seconds', '5', '--workers', '0', '2'], None),
     'decoding': (['decoding.py', '--rounds', '9'], ['decoding.py'], None),
     'scaling': (['scaling.py'], ['scaling.py', '--only', 'tokens', 'depth'], ['scaling.py', '--toy', '--only', 'depth']),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Callable
 from .recipe import has
 from .run import Result, stored_result
-from .statistics import Effect, paired, verdict
+from .statistics import Effect, by_seed, paired, verdict
 from ..view.panel import Panel, table_html, table_text
 
 # %% ../../nbs/recipes/06_findings.ipynb #496689f2
@@ -27,12 +27,11 @@ class Finding:
     unit: str = 'points'
     tried: str = ''     # where it did not come out: what was tried
 
+def _points(cell: dict[int, float]) -> dict[int, float]: return {s: 100 * v for s, v in cell.items()}
+
 def _difference(recipe: str, name: str, better: str, worse: str, other: str | None = None):
     "Effect: one row's column minus another's (`other`: another column there), in points"
-    def effect(found):
-        scale = lambda cell: {s: 100 * v for s, v in cell.items()}
-        return paired(scale(found[recipe].of(better, name)), scale(found[recipe].of(worse, other or name)))
-    return effect
+    return lambda found: paired(_points(found[recipe].of(better, name)), _points(found[recipe].of(worse, other or name)))
 
 def _best_of(cells: dict[str, dict[int, float]]) -> dict[int, float]:
     "For each seed that all settings have, the setting with the highest score; settings are numbers as text"
@@ -46,21 +45,21 @@ def _ratios(found) -> Effect:
 
 def _both_beat_one(found) -> Effect:
     "AV minus the better of A and V, seed by seed"
-    a, v, av = ({s: 100 * x for s, x in found['vggsound'].of(w, w).items()} for w in ('A', 'V', 'AV'))
-    return paired(av, {s: max(a[s], v[s]) for s in a if s in v})
+    a, v, av = (_points(found['vggsound'].of(w, w)) for w in ('A', 'V', 'AV'))
+    return paired(av, by_seed(max, a, v))
 
 def _early_last(found) -> Effect:
     "The worst of the others minus early, under the linear probe"
     r = found['a11-probe']
-    others = [r.of(k, 'probe A') for k in ('shared', 'separate', 'mid')]
-    return paired({s: 100 * min(o[s] for o in others) for s in others[0] if all(s in o for o in others)}, {s: 100 * v for s, v in r.of('early', 'probe A').items()})
+    cell = lambda row: _points(r.of(row, 'probe A'))
+    return paired(by_seed(min, *map(cell, ('shared', 'separate', 'mid'))), cell('early'))
 
 def _stable_rates(found) -> Effect:
     "Learning rates at which joint trains minus those at which inpainting does"
     r = found['figA1-stability']
     def count(objective):
         cells = [r.of(row.name, 'stable') for row in r.recipe.rows if row.name.startswith(objective) and 'tiny' in row.sizes]
-        return {s: sum(c[s] for c in cells) for s in cells[0] if all(s in c for c in cells)}
+        return by_seed(sum, *cells)
     return paired(count('joint'), count('inpainting'))
 
 def _cost(found) -> Effect:
@@ -128,7 +127,7 @@ def agreement(result: Result) -> list[tuple]:
     out = []
     for c in result.recipe.columns:
         for a, b in itertools.combinations([r for r in rows if value(r, c) is not None and has(result.recipe, r, c)], 2):
-            gap, found = value(a, c) - value(b, c), paired(*({s: 100 * v for s, v in result.of(r.name, c).items()} for r in (a, b)))
+            gap, found = value(a, c) - value(b, c), paired(*(_points(result.of(r.name, c)) for r in (a, b)))
             said = verdict(found if gap >= 0 else Effect(tuple(-v for v in found.values)), 'greater') if gap else 'no order published'
             out.append((c, f'{a.name} - {b.name}', f'{gap:+.3g}', str(found), {'supported': 'agrees', 'contradicted': 'disagrees', 'undecided': 'cannot tell'}.get(said, said)))
     return out

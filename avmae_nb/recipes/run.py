@@ -153,7 +153,8 @@ def _facts(recipe, size, seeds, store, command) -> dict:
     from avmae_nb.train.checkpoint import library_versions
     wanted = stages(recipe, size, seeds)
     done = [d for n in wanted if (d := finished(Path(store)/n))]
-    return {'command': command, 'versions': {k: v for k, v in library_versions().items() if k != 'platform'}, 'evaluation': size.evaluation.to_dict(), 'digests': digests(recipe, size),
+    threads = sorted({t for d in done if (t := d['versions'].get('threads'))})   # of the trainings, not of this process
+    return {'command': command, 'versions': {k: v for k, v in library_versions().items() if k not in ('platform', 'threads')}, **({'threads': threads} if threads else {}), 'evaluation': size.evaluation.to_dict(), 'digests': digests(recipe, size),
             'stages': len(done), 'minutes': round(sum(d['seconds'] for d in done) / 60, 1)}
 
 def earlier(path: Path, recipe: Recipe, size: Size) -> Result:

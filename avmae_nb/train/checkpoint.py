@@ -96,12 +96,17 @@ def saved_steps(run) -> list[int]:
 # %% ../../nbs/train/01_checkpoint.ipynb #d7df36b3
 LIBRARIES = ('avmae_nb', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy', 'av', 'librosa')
 
+def _threads() -> int:
+    "Of XLA's pool on a CPU"
+    named = os.environ.get('NPROC', '')
+    return int(named) if named.isdigit() and int(named) else len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
 def library_versions() -> dict[str, str | int]:
-    "Versions of Python and of the libraries that numbers depend on, and the devices"
+    "What numbers depend on: versions of Python and of the libraries, devices, and on a CPU the threads that share a sum"
     out = {'python': platform.python_version(), 'platform': platform.platform(), 'device': jax.devices()[0].device_kind, 'devices': jax.device_count(), 'processes': jax.process_count()}
     for name in LIBRARIES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError): out[name] = importlib.metadata.version(name)
-    return out
+    return out | ({'threads': _threads()} if jax.default_backend() == 'cpu' else {})
 
 def changed_versions(run) -> list[str]:
     "What is not as it was when the run was last taken up, as `jax 0.7.2 then, 0.8.0 now`"

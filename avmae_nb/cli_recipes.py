@@ -45,7 +45,9 @@ def _go(recipe, args):
     words = [f'avmae run {recipe.name}', *(f'--row {shlex.quote(r)}' for r in getattr(args, 'row', None) or ()), f'--size {args.size}', f'--seeds {seeds}', *([f'--variant {args.variant}'] if args.size == 'paper' else []), *args.settings]
     result = run_recipe(recipe, size, range(seeds), args.store, ' '.join(words), args.out)
     print(f'\n{result}')
-    return result
+    if args.figure:
+        from avmae_nb.recipes.figures import figure
+        print(f'saved: {figure(result).save(args.figure)}')
 
 def run(args):
     "Run one recipe"
@@ -55,10 +57,8 @@ def run(args):
 
 def sweep(args):
     "Run a grid"
-    from avmae_nb.recipes.sweep import read_grid, surface, sweep_recipe
-    recipe = sweep_recipe(read_grid(args.grid), args.columns.split(','), args.base, args.tune, args.name)
-    result = _go(recipe, args)
-    if result and args.figure: print(f'saved: {surface(result).save(args.figure)}')
+    from avmae_nb.recipes.sweep import read_grid, sweep_recipe
+    _go(sweep_recipe(read_grid(args.grid), args.columns.split(','), args.base, args.tune, args.name), args)
 
 # %% ../nbs/cli_recipes.ipynb #c923d083
 def _add_running(p):
@@ -68,6 +68,7 @@ def _add_running(p):
     p.add_argument('--seeds', type=int, help='how many (default: 3 at size tiny, 1 at size paper)')
     p.add_argument('--store', default=STORE, metavar='FOLDER', help=f'where stages are kept and found again (default: {STORE})')
     p.add_argument('--out', metavar='FILE.json', help='result file (default: in the store)')
+    p.add_argument('--figure', metavar='FILE.png', help='save the figure of the result: differences between settings, lines or surfaces of a sweep, curves')
     p.add_argument('--data', metavar='FOLDER', help='other clips than the size has')
     p.add_argument('--labels', metavar='CSV', help='their labels, or the word folders')
     p.add_argument('--source', help='what kind of data they are: folder, vggsound, audioset, epic, ave')
@@ -92,5 +93,4 @@ def add_recipes(add):   # add: (name, function, help) -> parser
     p.add_argument('--tune', action='store_true', help='the fields are of fine-tuning')
     p.add_argument('--base', default='vggsound', help='vggsound, audioset, epic, ave (default: vggsound)')
     p.add_argument('--name', default='sweep', help='of the result file')
-    p.add_argument('--figure', metavar='FILE.png', help='line or surface of the first column')
     _add_running(p)

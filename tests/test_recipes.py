@@ -4,12 +4,13 @@ from pathlib import Path
 import pytest
 from avmae_nb.config import ConfigError, preset
 from avmae_nb.recipes.definitions import RECIPES, open_recipe, open_size
+from avmae_nb.recipes.figures import curves, figure
 from avmae_nb.recipes.findings import FINDINGS, judge
 from avmae_nb.recipes.measures import Evaluation, measure
-from avmae_nb.recipes.recipe import Base, Recipe, Row, Size, cells, column, has, stages
+from avmae_nb.recipes.recipe import Base, Recipe, Row, Size, cell_stage, cells, column, has, stages
 from avmae_nb.recipes.run import digests, only_rows, read_result, results_folder, run_recipe, stored_result
 from avmae_nb.recipes.stages import Stage, finished, train_stage
-from avmae_nb.recipes.sweep import read_grid, surface, sweep_recipe
+from avmae_nb.recipes.sweep import read_grid, sweep_recipe
 from avmae_nb.tasks import Augment
 from toys import toy_config, toy_tuning
 
@@ -42,6 +43,14 @@ def test_a_second_run_trains_nothing(ran):
     assert {f: f.stat().st_mtime_ns for f in ran[0].glob('*/log.jsonl')} == before
     assert {r: set(c) for r, c in again.values.items()} == {r: set(c) for r, c in ran[1].values.items()}
 
+def test_pre_trainings_are_drawn_once(ran):
+    "Two rows start from one: one curve, kept in the file and when another row runs alone"
+    (name, curve), = ran[1].curves.items()
+    assert name == 'ours / native' and curve['stage'] == cell_stage(TABLE, TABLE.rows[0], TOYS, 0, 'loss').digest and len(curve['steps']) == len(curve['losses']) == 6
+    alone = run_recipe(only_rows(TABLE, ['ours']), TOYS, [0], ran[0])
+    assert list(alone.curves) == ['ours'] and alone.curves['ours']['losses'] == curve['losses'] and 'at the end' in curves(alone).text
+    assert 'AV: points above ours: native' in figure(ran[1]).text
+
 def test_a_cut_stage_goes_on_and_gives_the_same(ran, tmp_path):
     stage = Stage(TOYS.base('vggsound').pretrain)
     class Cut:
@@ -63,7 +72,8 @@ def test_a_diverged_stage_is_a_result(tmp_path):
 def test_a_sweep_is_a_recipe(ran):
     sweep = sweep_recipe(read_grid(['audio.mask.ratio=0.7,0.8']), ('loss',))
     result = run_recipe(sweep, TOYS, [0], ran[0])
-    assert len(result.values) == 2 and 'best' in surface(result).text
+    assert len(result.values) == 2 and 'best' in figure(result).text
+    assert {c['stage'] for c in result.curves.values()} == {s.digest for s in stages(sweep, TOYS, [0]).values()}
 
 def test_wrong_names_say_the_nearest():
     for call, word in ((lambda: open_recipe('a5-mask-adio'), 'a5-mask-audio'), (lambda: column('probe X'), 'probe'), (lambda: open_size('tinny'), 'tiny'), (lambda: stored_result('t1'), 't1-architecture')):

@@ -7,14 +7,14 @@ __all__ = ['SECONDS', 'EXTRA', 'speeds', 'minutes', 'budget', 'night', 'adjusted
            'read_result', 'results_folder', 'stored_result', 'digests', 'earlier', 'run_recipe', 'only_rows']
 
 # %% ../../nbs/recipes/05_run.ipynb #638799e6
-import importlib, itertools, json, math, statistics
+import importlib, itertools, json, math, re, statistics
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from ..config import ConfigError, Run, nearest
 from ..files import local_path
 from .definitions import RECIPES, open_recipe, open_size
 from .measures import measure
-from .recipe import Base, Recipe, Size, cell_stage, cells, column, has, published, stages
+from .recipe import Base, Recipe, Size, cell_stage, cells, column, has, pretrain_stages, published, stages
 from .stages import Stage, finished
 from .statistics import t_interval
 from ..view.panel import Panel, table_html, table_text
@@ -85,7 +85,7 @@ class Result:
     size: str
     values: dict[str, dict[str, dict[int, float]]] = field(default_factory=dict)   # row, column, seed
     facts: dict = field(default_factory=dict)     # command, versions, minutes, stages
-    curves: dict = field(default_factory=dict)    # row -> {'steps', 'losses', 'diverged'} of the first seed
+    curves: dict = field(default_factory=dict)    # row -> {'stage', 'steps', 'losses', 'diverged'} of its pre-training with the first seed
     def of(self, row: str, name: str) -> dict[int, float]:   # seed -> number
         "A cell's numbers; none where it has not run"
         self.recipe.row(row); column(name)
@@ -119,7 +119,8 @@ def save_result(result: Result, path) -> Path:
     values = {r: {c: {str(s): _short(v) for s, v in seeds.items()} for c, seeds in by.items()} for r, by in result.values.items()}
     curves = {r: {k: [_short(x) for x in v] if isinstance(v, list) else v for k, v in c.items()} for r, c in result.curves.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({'recipe': result.recipe.name, 'size': result.size, **result.facts, 'values': values, 'curves': curves}, indent=1) + '\n')
+    text = json.dumps({'recipe': result.recipe.name, 'size': result.size, **result.facts, 'values': values, 'curves': curves}, indent=1)
+    path.write_text(re.sub(r'\[\n[^\[\]{}"]*\]', lambda numbers: ' '.join(numbers[0].split()), text) + '\n')   # a list of numbers is a line
     return path
 
 def read_result(path, recipe: Recipe | None = None) -> Result:   # recipe: None: the named one
@@ -149,6 +150,21 @@ def digests(recipe: Recipe, size: Size) -> dict[str, dict[str, str]]:
     for row, name in cells(recipe, size): out.setdefault(row.name, {})[name] = cell_stage(recipe, row, size, 0, name).digest
     return out
 
+def _pretrained(recipe: Recipe, size: Size, seed: int) -> dict[str, Stage]:
+    "Each pre-training of a recipe once, by the names of the rows that start from it"
+    names, out = {}, {}
+    for row in (r for r in recipe.rows if size.name in r.sizes):
+        many = pretrain_stages(recipe, row, size, seed)
+        for s in many:
+            out[s.digest] = s
+            names.setdefault(s.digest, []).append(row.name if len(many) == 1 else f'{row.name}: {", ".join(s.config.inputs)}')
+    return {' / '.join(names[d]): s for d, s in out.items()}
+
+def _curves(recipe: Recipe, size: Size, seed: int, store) -> dict[str, dict]:
+    "Their losses, of those that are finished"
+    seen = {name: (s.digest, measure(s, 'curve', store, size.evaluation)) for name, s in _pretrained(recipe, size, seed).items() if finished(Path(store)/s.name)}
+    return {name: {'stage': digest, **{k: found[k] for k in ('steps', 'losses', 'diverged')}} for name, (digest, found) in seen.items()}
+
 def _facts(recipe, size, seeds, store, command) -> dict:
     from avmae_nb.train.checkpoint import library_versions
     wanted = stages(recipe, size, seeds)
@@ -163,7 +179,8 @@ def earlier(path: Path, recipe: Recipe, size: Size) -> Result:
     same = old.size == size.name and old.facts.get('evaluation', size.evaluation.to_dict()) == size.evaluation.to_dict()
     keep = lambda r, c: same and old.facts.get('digests', {}).get(r, {}).get(c) == now.get(r, {}).get(c, '')
     values = {r: {c: v for c, v in by.items() if keep(r, c)} for r, by in old.values.items()}
-    return Result(recipe, size.name, {r: by for r, by in values.items() if by}, {}, {r: c for r, c in old.curves.items() if keep(r, 'loss')})
+    drawn = {name: s.digest for name, s in _pretrained(recipe, size, 0).items()}
+    return Result(recipe, size.name, {r: by for r, by in values.items() if by}, {}, {r: c for r, c in old.curves.items() if same and c.get('stage') == drawn.get(r, '')})
 
 def run_recipe(recipe: Recipe, size: Size, seeds, store: str | Path, command: str = '', out: str | Path | None = None) -> Result:   # out: file; None: in the store
     "Train and measure all cells, seed by seed; the result file is written after each number"
@@ -174,7 +191,7 @@ def run_recipe(recipe: Recipe, size: Size, seeds, store: str | Path, command: st
         found = measure(stage, c.what, store, size.evaluation)
         if c.key not in found: raise ConfigError(f'recipe {recipe.name!r}, column {name!r}: measure {c.what!r} has no {c.key!r}: {nearest(c.key, found)}')
         result.values.setdefault(row.name, {}).setdefault(name, {})[seed] = float(found[c.key])
-        if c.what == 'curve': result.curves.setdefault(row.name, {k: found[k] for k in ('steps', 'losses', 'diverged')})
+        result.curves |= _curves(result.recipe, size, seeds[0], store)
         result.facts = _facts(result.recipe, size, range(max(seeds) + 1), store, command)
         save_result(result, out)
     return result

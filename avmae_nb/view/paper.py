@@ -18,7 +18,7 @@ from .share import figure_bytes
 from .viewer import Viewer, view
 
 # %% ../../nbs/view/17_paper.ipynb #02f7ee3e
-A2_PAGE = Page(columns=3, width=1.9, sound=0.45, left=1.28, gap=0.12, title=0.2, foot=0.34, shown=4, dpi=150)
+A2_PAGE = Page(columns=3, width=1.7, sound=0.45, left=1.42, gap=0.26, title=0.2, foot=0.34, shown=4, dpi=150)
 
 def figure_a2(viewer: Viewer, clips=(0, 1, 2), page: Page = A2_PAGE):
     "Original, masked, and reconstruction with the visible patches put back, of some clips of a viewer, under its masks"

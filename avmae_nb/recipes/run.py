@@ -99,12 +99,16 @@ class Result:
         times, digits = (100, 1) if column(name).unit == '%' else (1, 3)
         mean, half = t_interval([times * v for v in found]) if all(map(math.isfinite, found)) else (math.inf, math.nan)
         return f'{mean:.{digits}f}' + ('' if math.isnan(half) else f' ± {half:.{digits}f}') if math.isfinite(mean) else f'diverged ({sum(not math.isfinite(v) for v in found)} of {len(found)})'
+    @property
+    def columns(self) -> list[str]:
+        "Those that a row of this size has"
+        return [c for c in self.recipe.columns if any(has(self.recipe, r, c) for r in self.recipe.rows if self.size in r.sizes)]
     def rows(self) -> list[tuple]:
         "The table: each cell as measured and as published"
         shown = [r for r in self.recipe.rows if self.size in r.sizes]
-        return [(r.name, *(text for c in self.recipe.columns for text in ((self.cell(r.name, c), published(r, c)) if has(self.recipe, r, c) else ('', '')))) for r in shown]
+        return [(r.name, *(text for c in self.columns for text in ((self.cell(r.name, c), published(r, c)) if has(self.recipe, r, c) else ('', '')))) for r in shown]
     @property
-    def head(self) -> list[str]: return ['', *(t for c in self.recipe.columns for t in (c, 'published'))]
+    def head(self) -> list[str]: return ['', *(t for c in self.columns for t in (c, 'published'))]
     def __repr__(self):
         note = f'{self.seeds} seed{"s" * (self.seeds != 1)}, mean and 95% t interval; size {self.size}: ' + ('numbers of a synthetic world, to be compared by order and difference, not by value' if self.size == 'tiny' else 'the real data')
         return '\n'.join([f'{self.recipe.title} ({self.recipe.source}): {self.recipe.question}', table_text(self.rows(), self.head), note, *([self.recipe.remarks] if self.recipe.remarks else [])])

@@ -53,7 +53,9 @@ ONE = {'A': {'video': None}, 'V': {'audio': None}, 'AV': {}}   # pre-training on
 
 ARCHITECTURE = (
     Recipe('t1-architecture', 'Encoders and decoders', 'Table 1', 'Where should sound and picture meet: in the encoder, in the decoder, or not at all?', ('A', 'V', 'AV'),
-           (*ENCODER_ROWS, Row('separate, separate decoder', {'model.decoder': 'separate'}), Row('separate, early decoder', {'model.decoder': 'early'}))),
+           (*ENCODER_ROWS, Row('separate, separate decoder', {'model.decoder': 'separate'}), Row('separate, early decoder', {'model.decoder': 'early'}),
+            *(Row(f'{kind}, twice the steps', {'model.encoder': kind}, tiny={'train.steps': 2 * STEPS}, columns=('AV',), sizes=('tiny',)) for kind in ('separate', 'mid'))),
+           remarks='The two rows with twice the steps are ours: they ask whether mid fusion needs more of them.'),
     Recipe('t2-objective', 'Joint reconstruction or inpainting', 'Table 2', 'Is it better to reconstruct both modalities from both, or each from the other?', ('A', 'V', 'AV'),
            (Row('joint'), Row('inpainting', {'model.objective': 'inpainting'}, paper={'optim.base_learning_rate': 0.8e-4}, tiny={'optim.base_learning_rate': 1.28e-2})),
            remarks='The learning rate of inpainting is lowered by the same factor as in the paper.'),

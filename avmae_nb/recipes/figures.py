@@ -144,7 +144,7 @@ def curves(result: Result) -> Panel:
         starts = [c['losses'][0] for c in result.curves.values() if c['losses'] and math.isfinite(c['losses'][0])]
         if starts: ax.set_ylim(0, 1.3 * max(starts))
         ax.set(xlabel='step', ylabel='loss'); ax.legend(bbox_to_anchor=(1.02, 1), loc='upper left', fontsize=6)
-    facts = '; '.join(f'{n}: ' + (f'diverged at step {c["diverged"]}' if c['diverged'] is not None else f'loss {np.mean(c["losses"][-max(1, len(c["losses"]) // 10):]):.4g} at the end') for n, c in result.curves.items())
+    facts = '; '.join(f'{n}: ' + (f'diverged at step {c["diverged"]}' if c['diverged'] is not None else f'loss {c.get("end", c["losses"][-1]):.4g} at the end') for n, c in result.curves.items())
     return Panel(fig, f'Training loss. {facts}', facts, f'{result.recipe.title}, first seed')
 
 # %% ../../nbs/recipes/08_figures.ipynb #4a5e2426

@@ -85,7 +85,7 @@ class Result:
     size: str
     values: dict[str, dict[str, dict[int, float]]] = field(default_factory=dict)   # row, column, seed
     facts: dict = field(default_factory=dict)     # command, versions, minutes, stages
-    curves: dict = field(default_factory=dict)    # row -> {'stage', 'steps', 'losses', 'diverged'} of its pre-training with the first seed
+    curves: dict = field(default_factory=dict)    # row -> {'stage', 'steps', 'losses', 'diverged', 'end'} of its pre-training with the first seed
     def of(self, row: str, name: str) -> dict[int, float]:   # seed -> number
         "A cell's numbers; none where it has not run"
         self.recipe.row(row); column(name)
@@ -110,7 +110,7 @@ class Result:
     @property
     def head(self) -> list[str]: return ['', *(t for c in self.columns for t in (c, 'published'))]
     def __repr__(self):
-        note = f'{self.seeds} seed{"s" * (self.seeds != 1)}, mean and 95% t interval; size {self.size}: ' + ('numbers of a synthetic world, to be compared by order and difference, not by value' if self.size == 'tiny' else 'the real data')
+        note = ('1 seed, no interval' if self.seeds == 1 else f'{self.seeds} seeds, mean and 95% t interval') + f'; size {self.size}: ' + ('numbers of a synthetic world, to be compared by order and difference, not by value' if self.size == 'tiny' else 'the real data')
         return '\n'.join([f'{self.recipe.title} ({self.recipe.source}): {self.recipe.question}', table_text(self.rows(), self.head), note, *([self.recipe.remarks] if self.recipe.remarks else [])])
     def _repr_mimebundle_(self, include=None, exclude=None): return Panel(text=repr(self), title=f'{self.recipe.title} ({self.recipe.source}), {self.size}', extra=table_html(self.rows(), self.head))._repr_mimebundle_()
 
@@ -167,7 +167,7 @@ def _pretrained(recipe: Recipe, size: Size, seed: int) -> dict[str, Stage]:
 def _curves(recipe: Recipe, size: Size, seed: int, store) -> dict[str, dict]:
     "Their losses, of those that are finished"
     seen = {name: (s.digest, measure(s, 'curve', store, size.evaluation)) for name, s in _pretrained(recipe, size, seed).items() if finished(Path(store)/s.name)}
-    return {name: {'stage': digest, **{k: found[k] for k in ('steps', 'losses', 'diverged')}} for name, (digest, found) in seen.items()}
+    return {name: {'stage': digest, **{k: found[k] for k in ('steps', 'losses', 'diverged')}, 'end': None if found['diverged'] is not None else float(f'{found["loss"]:.5g}')} for name, (digest, found) in seen.items()}
 
 def _facts(recipe, size, seeds, store, command) -> dict:
     from avmae_nb.train.checkpoint import library_versions

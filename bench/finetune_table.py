@@ -33,7 +33,7 @@ def sizes(fast: bool) -> dict[str, Size]:
 
 def effects(found, searched: int) -> list[tuple]:   # searched: clips that retrieval is among
     "Name, effect in points and verdict of each difference"
-    cell = lambda table, name, row='pre-trained': {s: 100 * v for s, v in found[table].of(row, name).items()}
+    cell = lambda table, name, row='pre-trained': found[table].shown(row, name)
     above = lambda table, name, line: paired(cell(table, name), dict.fromkeys(cell(table, name), line))
     better = lambda table: by_seed(max, cell(table, 'A'), cell(table, 'V'))
     rows = [('easy: pre-trained - scratch', paired(cell('easy', 'AV'), cell('easy', 'AV', 'from scratch'))), ('easy: linear probe - probe of raw means', paired(cell('easy', 'probe AV'), cell('easy', 'raw AV'))),

@@ -23,10 +23,11 @@ def asked(r) -> str:
 
 def cells(r) -> list[tuple[str, str]]:
     "Kind and source of each cell"
+    known = stored_result(r.name)
     out = [('markdown', f'# {r.title}\n\n> {r.question}\n\n{asked(r)}'), ('code', f"from avmae_nb.recipes.run import stored_result\nresult = stored_result({r.name!r})\nresult")]
-    if stored_result(r.name).seeds: out.append(('code', 'from avmae_nb.recipes.figures import figure\nfigure(result)'))
+    if known.seeds: out.append(('code', 'from avmae_nb.recipes.figures import figure\nfigure(result)'))
     if r.figure == 'panels': out += [('markdown', 'Its own checkpoint on held-out clips:'), ('code', PANELS)]
-    if stored_result(r.name).curves and r.figure != 'curves': out += [('markdown', 'How the pre-trainings went:'), ('code', 'from avmae_nb.recipes.figures import curves\ncurves(result)')]
+    if known.curves and r.figure != 'curves': out += [('markdown', 'How the pre-trainings went:'), ('code', 'from avmae_nb.recipes.figures import curves\ncurves(result)')]
     out += [('markdown', '## What agrees, and what one cannot tell'), ('code', 'from avmae_nb.recipes.findings import verdict_page\nverdict_page(result)'),
             ('markdown', '## Running it\n\nSize tiny, three seeds; what other recipes have trained under `runs/recipes` is not trained again, and a run that was cut goes on.'),
             ('code', "#| notest\nfrom avmae_nb.recipes.definitions import open_size\nfrom avmae_nb.recipes.run import budget, run_recipe\nsize = open_size('tiny')\nprint(budget(result.recipe, size, 3, 'runs/recipes'))\nrun_recipe(result.recipe, size, range(3), 'runs/recipes')")]

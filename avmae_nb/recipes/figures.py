@@ -26,7 +26,7 @@ class _Axis:
 
 def _differences(result: Result, c: str, rows: list[Row]) -> _Axis:
     "What each setting has above the first, in points"
-    first, cells = rows[0], {r.name: {s: 100 * v for s, v in result.of(r.name, c).items() if math.isfinite(v)} for r in rows}
+    first, cells = rows[0], {r.name: {s: v for s, v in result.shown(r.name, c).items() if math.isfinite(v)} for r in rows}
     values = {r.name: published_value(r, c) for r in rows}
     gap = lambda r: None if None in (values[r.name], values[first.name]) else values[r.name] - values[first.name]
     return _Axis(f'{c}: points above {first.name}', tuple((r.name, paired(cells[r.name], cells[first.name]).values, gap(r)) for r in rows[1:]), True)
@@ -36,11 +36,11 @@ def _axes(result: Result) -> list[_Axis]:
     out, alone = [], []
     for c in result.recipe.columns:
         rows = [r for r in result.recipe.rows if result.size in r.sizes and result.of(r.name, c)]
-        times, unit = (100, '%') if column(c).unit == '%' else (1, column(c).unit)
-        numbers = lambda r: tuple(times * v for v in result.of(r.name, c).values() if math.isfinite(v))
+        unit, numbers = column(c).unit, lambda r: tuple(v for v in result.shown(r.name, c).values() if math.isfinite(v))
         if len(rows) == 1: alone.append((c, numbers(rows[0]), published_value(rows[0], c), unit, rows[0].name))
-        elif unit == '%' and len({numbers(r) for r in rows}) > 1: out.append(_differences(result, c, rows))
-        elif len({numbers(r) for r in rows}) > 1: out.append(_Axis(', '.join(t for t in (c, unit) if t), tuple((r.name, numbers(r), published_value(r, c)) for r in rows), False))
+        elif len({numbers(r) for r in rows}) < 2: continue   # nothing has run, or nothing differs
+        elif unit == '%': out.append(_differences(result, c, rows))
+        else: out.append(_Axis(', '.join(t for t in (c, unit) if t), tuple((r.name, numbers(r), published_value(r, c)) for r in rows), False))
     for unit in dict.fromkeys(a[3] for a in alone):
         whose = {a[4] for a in alone if a[3] == unit}
         out.append(_Axis(', '.join(t for t in (*(whose if len(whose) == 1 else ()), unit) if t), tuple(a[:3] for a in alone if a[3] == unit), False))
@@ -89,24 +89,22 @@ def _grid_of(result: Result, name: str) -> dict[tuple, list[float]]:
     if not axes: raise ConfigError(f'recipe {result.recipe.name!r} has no axes to draw along: its rows are not a grid')
     for r in result.recipe.rows:
         changes = {**r.pretrain, **r.tune}
-        found = [v for v in result.of(r.name, name).values()]
+        found = list(result.shown(r.name, name).values())
         if found: out[tuple(changes[a] for a in axes)] = found
     if not out: raise ConfigError(f'{result.recipe.name}: column {name!r} has not run yet, so there is nothing to draw')
     return out
 
-def _scaled(name: str) -> tuple[float, str]: return (100, f'{name}, %') if column(name).unit == '%' else (1, name)
-
 def surface(result: Result, name: str | None = None) -> Panel:   # name: of a column; None: the first
     "A number over one or two swept fields"
     name = name or result.recipe.columns[0]
-    points, (times, label) = _grid_of(result, name), _scaled(name)
-    means = {k: times * float(np.mean(v)) for k, v in points.items()}
+    points, label = _grid_of(result, name), ', '.join(t for t in (name, column(name).unit) if t)
+    means = {k: float(np.mean(v)) for k, v in points.items()}
     best = (max if column(name).unit == '%' else min)(means, key=means.get)
     facts = f'{label}: best {means[best]:.4g} at ' + ', '.join(f'{a} {v}' for a, v in zip(result.recipe.axes, best)) + f'; {result.seeds} seed{"s" * (result.seeds != 1)}'
     with style():
         fig = new_figure(3.6, 2.7, 140); ax = fig.add_axes([0.17, 0.18, 0.78, 0.74])
         if len(result.recipe.axes) == 2: _draw_surface(fig, ax, means, best)
-        else: _draw_line(ax, {k[0]: [times * x for x in v] for k, v in points.items()}); ax.set_ylabel(label)
+        else: _draw_line(ax, {k[0]: v for k, v in points.items()}); ax.set_ylabel(label)
         ax.set_xlabel(result.recipe.axes[-1]); ax.set_title(label)
         if len(result.recipe.axes) == 2: ax.set_ylabel(result.recipe.axes[0])
     table = '\n'.join(', '.join(f'{a} {v}' for a, v in zip(result.recipe.axes, k)) + f': {m:.4g}' for k, m in means.items())

@@ -29,11 +29,9 @@ class Finding:
     unit: str = 'points'
     tried: str = ''     # where it did not come out: what was tried
 
-def _points(cell: dict[int, float]) -> dict[int, float]: return {s: 100 * v for s, v in cell.items()}
-
 def _difference(recipe: str, name: str, better: str, worse: str, other: str | None = None):
     "Effect: one row's column minus another's (`other`: another column there), in points"
-    return lambda found: paired(_points(found[recipe].of(better, name)), _points(found[recipe].of(worse, other or name)))
+    return lambda found: paired(found[recipe].shown(better, name), found[recipe].shown(worse, other or name))
 
 def _best_of(cells: dict[str, dict[int, float]]) -> dict[int, float]:
     "For each seed that all settings have, the setting with the highest score; settings are numbers as text"
@@ -47,13 +45,13 @@ def _ratios(found) -> Effect:
 
 def _both_beat_one(found) -> Effect:
     "AV minus the better of A and V, seed by seed"
-    a, v, av = (_points(found['vggsound'].of(w, w)) for w in ('A', 'V', 'AV'))
+    a, v, av = (found['vggsound'].shown(w, w) for w in ('A', 'V', 'AV'))
     return paired(av, by_seed(max, a, v))
 
 def _early_last(found) -> Effect:
     "The worst of the others minus early, under the linear probe"
     r = found['a11-probe']
-    cell = lambda row: _points(r.of(row, 'probe A'))
+    cell = lambda row: r.shown(row, 'probe A')
     return paired(by_seed(min, *map(cell, ('shared', 'separate', 'mid'))), cell('early'))
 
 def _stable_rates(found) -> Effect:
@@ -163,7 +161,7 @@ def agreement(result: Result) -> list[tuple]:
     out = []
     for c in result.recipe.columns:
         for a, b in itertools.combinations([r for r in rows if published_value(r, c) is not None and has(result.recipe, r, c)], 2):
-            gap, found = published_value(a, c) - published_value(b, c), paired(*(_points(result.of(r.name, c)) for r in (a, b)))
+            gap, found = published_value(a, c) - published_value(b, c), paired(*(result.shown(r.name, c) for r in (a, b)))
             said = verdict(found if gap >= 0 else Effect(tuple(-v for v in found.values)), 'greater') if gap else 'no order published'
             out.append((c, f'{a.name} - {b.name}', f'{gap:+.3g}', str(found), {'supported': 'agrees', 'contradicted': 'disagrees', 'undecided': 'cannot tell'}.get(said, said)))
     return out
@@ -175,7 +173,7 @@ def against_first(result: Result) -> list[tuple]:
         rows = [r for r in result.recipe.rows if result.of(r.name, c)]
         for r in rows[1:]:
             if None not in (published_value(r, c), published_value(rows[0], c)): continue
-            found = paired(*(_points(result.of(x.name, c)) for x in (r, rows[0])))
+            found = paired(*(result.shown(x.name, c) for x in (r, rows[0])))
             same = found.seeds and not any(found.values)
             out.append((c, f'{r.name} - {rows[0].name}', '?', str(found), 'the same' if same else {'supported': 'higher', 'contradicted': 'lower'}.get(verdict(found, 'greater'), 'cannot tell')))
     return out

@@ -23,6 +23,8 @@ class Column:
     tuned: str = ''    # fine-tuned on these modalities, as letters; '': of the pre-training stage
     unit: str = '%'    # shares are shown as per cent
     about: str = ''
+    @property
+    def times(self) -> int: return 100 if self.unit == '%' else 1
 
 COLUMNS = {c.name: c for c in (
     Column('A', 'scores', 'A', 'A', about='fine-tuned on sound, tested on held-out clips'), Column('V', 'scores', 'V', 'V', about='fine-tuned on pictures'),

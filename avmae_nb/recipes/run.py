@@ -90,14 +90,17 @@ class Result:
         "A cell's numbers; none where it has not run"
         self.recipe.row(row); column(name)
         return self.values.get(row, {}).get(name, {})
+    def shown(self, row: str, name: str) -> dict[int, float]:   # seed -> number
+        "The same in the unit that is shown: shares in per cent"
+        return {s: column(name).times * v for s, v in self.of(row, name).items()}
     @property
     def seeds(self) -> int: return max((len(s) for row in self.values.values() for s in row.values()), default=0)
     def cell(self, row: str, name: str) -> str:
         "Mean and interval as text, in per cent where it is a share"
-        found = list(self.of(row, name).values())
+        found = list(self.shown(row, name).values())
         if not found: return 'not run yet'
-        times, digits = (100, 1) if column(name).unit == '%' else (1, 3)
-        mean, half = t_interval([times * v for v in found]) if all(map(math.isfinite, found)) else (math.inf, math.nan)
+        digits = 1 if column(name).unit == '%' else 3
+        mean, half = t_interval(found) if all(map(math.isfinite, found)) else (math.inf, math.nan)
         return f'{mean:.{digits}f}' + ('' if math.isnan(half) else f' ± {half:.{digits}f}') if math.isfinite(mean) else f'diverged ({sum(not math.isfinite(v) for v in found)} of {len(found)})'
     @property
     def columns(self) -> list[str]:
@@ -195,7 +198,7 @@ def run_recipe(recipe: Recipe, size: Size, seeds, store: str | Path, command: st
         found = measure(stage, c.what, store, size.evaluation)
         if c.key not in found: raise ConfigError(f'recipe {recipe.name!r}, column {name!r}: measure {c.what!r} has no {c.key!r}: {nearest(c.key, found)}')
         result.values.setdefault(row.name, {}).setdefault(name, {})[seed] = float(found[c.key])
-        result.curves |= _curves(result.recipe, size, seeds[0], store)
+        if seed == seeds[0]: result.curves |= _curves(result.recipe, size, seed, store)
         result.facts = _facts(result.recipe, size, range(max(seeds) + 1), store, command)
         save_result(result, out)
     return result

@@ -134,22 +134,24 @@ def on_grid(values, index, tokens):
     out[np.arange(len(values))[:, None], np.asarray(index)] = np.asarray(values, np.float32)
     return out
 
-def compute(net, inputs, masks, example_mask=None, forward=True):
-    "Loss, gradients, and every intermediate, together"
-    graph, params, rest = nnx.split(net, nnx.Param, ...)
-    def loss(p):
+def compiled(net, forward=True):
+    "`f(inputs, masks, example_mask)`: loss, gradients, and every intermediate, together; one program for all steps of a case"
+    graph, _, rest = nnx.split(net, nnx.Param, ...)
+    modalities = net.modalities
+    def loss(p, inputs, masks, example_mask):
         out = nnx.merge(graph, p, rest)(inputs, masks)
-        total, each = mae_loss(out, net.modalities, example_mask)
+        total, each = mae_loss(out, modalities, example_mask)
         return total, (each, out)
-    def run(params):
-        (total, (each, out)), grads = jax.value_and_grad(loss, has_aux=True)(params)
+    @jax.jit
+    def run(params, inputs, masks, example_mask):
+        (total, (each, out)), grads = jax.value_and_grad(loss, has_aux=True)(params, inputs, masks, example_mask)
         if not forward: return {}, total, each, grads
         net = nnx.merge(graph, params, rest)
         found = {'out': out, 'evaluated': net.encode(inputs), 'projected': {m: net.decoder.projection[m](x) for m, x in out['encoded'].items()},
                  'tokens': {m: net.embedding[m](patchify(inputs[m], v)) for m, v in net.modalities.items()}}
         found['all'] = net.decoder(out['encoded'], masks, {m: grid_of(inputs[m], v) for m, v in net.modalities.items()}, True)
         return found, total, each, grads
-    return run(params)
+    return lambda inputs, masks, example_mask=None: run(nnx.state(net, nnx.Param), inputs, masks, example_mask)
 
 def check_forward(net, masks, found, case, errors):
     out, all_slots = found['out'], found['all']
@@ -169,7 +171,7 @@ def check_forward(net, masks, found, case, errors):
 def run_pretrain(case, errors):
     net, table = pretrain_model(case, case.under('inputs/'))
     masks = masks_of(net, case)
-    found, loss, each, grads = compute(net, inputs_of(case, net), masks, batch_mask(case))
+    found, loss, each, grads = compiled(net)(inputs_of(case, net), masks, batch_mask(case))
     check_forward(net, masks, found, case, errors)
     if 'loss' in case: errors.add('loss', 'loss', loss, case['loss'])
     divided = case.option('masked_feature_loss.normalise_by_output_dimension', False)
@@ -186,6 +188,14 @@ def schedule_of(case):
     refuse(case, [(lr.get('alpha'), 'a cosine that ends above zero'), (set(re.findall(r'\w+', lr.get('factors', ''))) - {'constant', 'linear_warmup', 'cosine_decay'}, f'schedule {lr.get("factors")!r}')])
     return dict(warmup_epochs=lr.get('warmup_steps', 0.), schedule='cosine' if 'cosine_decay' in lr.get('factors', '') else 'constant', clip_norm=case.option('max_grad_norm'))
 
+def compiled_update(tx):
+    "`f(gradients, state, parameters)`: new parameters and state"
+    @jax.jit
+    def update(grads, state, params):
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+    return update
+
 def run_pretrain_steps(case, errors):
     net, table = pretrain_model(case, case.under('step_0/inputs/'))
     lr, kind = case.option('lr_configs', {}), case.option('optimizer', 'adam')
@@ -196,12 +206,10 @@ def run_pretrain_steps(case, errors):
                    lr['base_learning_rate'], lr.get('steps_per_cycle', 1), 1.)
     params = nnx.state(net, nnx.Param)
     state = tx.init(params)
-    def update(grads, state, params):
-        updates, state = tx.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
+    update, compute = compiled_update(tx), compiled(net, forward=False)
     for step in sorted({k.split('/')[0] for k in case.arrays if k.startswith('step_')}, key=lambda s: int(s[5:])):
         inputs, masks = inputs_of(case, net, f'{step}/'), masks_of(net, case, f'{step}/')
-        _, loss, _, grads = compute(net, inputs, masks, batch_mask(case, f'{step}/'), forward=False)
+        _, loss, _, grads = compute(inputs, masks, batch_mask(case, f'{step}/'))
         for name, value in (('metrics/total_loss', loss), ('loss', loss)):
             if f'{step}/{name}' in case: errors.add('loss', f'{step}/{name}', value, case[f'{step}/{name}'])
         if f'{step}/learning_rate' in case: errors.add('rate', f'{step}/learning_rate', tx.schedule(int(step[5:])), case[f'{step}/learning_rate'], 1e-6 * lr['base_learning_rate'])
@@ -240,16 +248,15 @@ def mbt_model(case, inputs):
     if report.fresh or left: raise Unsupported(f'parameters without a place: {(report.fresh + left)[:3]}')
     return net, table, listed
 
-def fine_tuning_loss(case, net, labels, example_mask):
-    kind = 'sigmoid' if 'multilabel' in case.option('model_name', '') else 'softmax'
-    return lambda out: classification_loss(out['logits'], labels, kind, case.option('label_smoothing', 0.), net.config.classes, example_mask)[0]
-
-def fine_tuning_grads(net, inputs, loss, drops=None):
-    graph, params, rest = nnx.split(net, nnx.Param, ...)
-    def f(p):
+def compiled_fine_tuning(case, net):
+    "`f(inputs, labels, example_mask, drops)`: ((loss, output), gradients); one program for all steps of a case"
+    kind, smoothing, classes = 'sigmoid' if 'multilabel' in case.option('model_name', '') else 'softmax', case.option('label_smoothing', 0.), net.config.classes
+    graph, _, rest = nnx.split(net, nnx.Param, ...)
+    def loss(p, inputs, labels, example_mask, drops):
         out = nnx.merge(graph, p, rest)(inputs, drops)
-        return loss(out), out
-    return jax.value_and_grad(f, has_aux=True)(params)
+        return classification_loss(out['logits'], labels, kind, smoothing, classes, example_mask)[0], out
+    run = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    return lambda inputs, *rest: run(nnx.state(net, nnx.Param), inputs, *rest)
 
 def labels_of(case, step=''):
     per = case.under(f'{step}label/')
@@ -268,8 +275,8 @@ def run_mbt(case, errors):
     net, table, listed = mbt_model(case, case.under('inputs/'))
     inputs = inputs_of(case, net)
     drops = drops_of(case, net)
-    (loss, out), grads = fine_tuning_grads(net, inputs, fine_tuning_loss(case, net, labels_of(case), batch_mask(case)), drops)
-    plain = net(inputs) if drops is not None else out
+    (loss, out), grads = compiled_fine_tuning(case, net)(inputs, labels_of(case), batch_mask(case), drops)
+    plain = nnx.jit(lambda net, x: net(x))(net, inputs) if drops is not None else out
     joined = lambda o: np.concatenate([np.asarray(o['encoded'][m]) for m in listed], 1)
     for m, x in out['logits'].items():
         for name in (f'train_logits/{theirs(m)}', 'train_logits'):
@@ -289,17 +296,17 @@ def run_mbt_steps(case, errors):
                          layer_decay=o('optimizer_configs.layerwise_decay') or 1.), lr['base_learning_rate'], lr.get('steps_per_cycle', 1), 1.)
     params = nnx.state(net, nnx.Param)
     state = tx.init(params)
+    update, compute = compiled_update(tx), compiled_fine_tuning(case, net)
     for step in sorted({k.split('/')[0] for k in case.arrays if k.startswith('step_')}, key=lambda s: int(s[5:])):
         inputs, labels = inputs_of(case, net, f'{step}/'), labels_of(case, f'{step}/')
         if f'{step}/mixup_weights' in case:
             w = case[f'{step}/mixup_weights'].reshape(-1)
             inputs, labels = mixup(inputs, labels, {m: w[list(MODALITY).index(m) if len(w) > 1 else 0] for m in inputs})
-        (loss, _), grads = fine_tuning_grads(net, inputs, fine_tuning_loss(case, net, labels, batch_mask(case, f'{step}/')), drops_of(case, net, f'{step}/'))
+        (loss, _), grads = compute(inputs, labels, batch_mask(case, f'{step}/'), drops_of(case, net, f'{step}/'))
         if f'{step}/loss' in case: errors.add('loss', f'{step}/loss', loss, case[f'{step}/loss'])
         got = to_released(net, grads, table)
         if case.under(f'{step}/grads/'): errors.arrays('gradients', got, without_idle(case.under(f'{step}/grads/'), got))
-        updates, state = tx.update(grads, state, params)
-        params = optax.apply_updates(params, updates)
+        params, state = update(grads, state, params)
         nnx.update(net, params)
         got, want = to_released(net, None, table), case.under(f'{step}/params_after/')
         errors.arrays('parameters', got, {k: v for k, v in want.items() if k in got or k != 'bottleneck'})
@@ -392,7 +399,7 @@ def run_case(path):
         errors = Errors(half=case.option('model_dtype_str', 'float32') == 'bfloat16')
         run = next((f for match, f in FAMILIES if match(case)), None)
         if run is None: raise Unsupported('no known family: ' + ', '.join(sorted(case.arrays)[:4]))
-        with jax.disable_jit(): run(case, errors)   # operations compiled one by one are shared by all cases: a third of the time
+        run(case, errors)
     except Unsupported as e: return 'unsupported', str(e)
     except Exception as e:
         if os.environ.get('ORACLE_TRACE'): raise

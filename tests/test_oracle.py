@@ -67,7 +67,7 @@ def write_pretrain(path, model, naming=None, shapes=None, meta=None, example_mas
                                       'loss_unmasked_tokens': model.scored == 'all', 'standardise_per_patch': model.normalise_targets}}
     np.savez(path, __meta__=json.dumps({'config': config}), **arrays)
     case = oracle.Case(path)
-    with jax.disable_jit(): found, loss, each, grads = oracle.compute(net, oracle.inputs_of(case), oracle.masks_of(net, case), example_mask)
+    found, loss, each, grads = oracle.compiled(net)(oracle.inputs_of(case), oracle.masks_of(net, case), example_mask)
     arrays |= {'loss': loss, **{f'grads/{k}': v for k, v in to_released(net, grads, table).items()}, **{f'encoder_output/{oracle.theirs(m)}': x for m, x in found['out']['encoded'].items()}}
     if example_mask is not None: arrays['batch_mask'] = example_mask
     np.savez(path, __meta__=json.dumps({'config': config}), **arrays)
@@ -92,7 +92,7 @@ def write_mbt(path, model, names, listed, **options):
     arrays = {f'params/{k}': v for k, v in to_released(net, None, table).items()} | {f'inputs/{oracle.theirs(m)}': rng.normal(size=(3, *v.shape, v.channels)).astype(np.float32) for m, v in mods.items()}
     if len(names) == 1: arrays['params/bottleneck'] = np.zeros((1, 4, 24), np.float32)
     arrays['label'] = np.eye(sum(model.classes), dtype=np.float32)[[0, 2, 1]]
-    with jax.disable_jit(): out = net({m: arrays[f'inputs/{oracle.theirs(m)}'] for m in names})
+    out = nnx.jit(lambda net, x: net(x))(net, {m: arrays[f'inputs/{oracle.theirs(m)}'] for m in names})
     arrays['eval_logits'] = mean_logits(out['logits'])
     arrays['encoder_output'] = np.concatenate([out['encoded'][m] for m in listed], 1)
     config = {'model': {'modality_fusion': [oracle.theirs(m) for m in listed], 'fusion_layer': model.fusion_layer, 'num_layers': 2, 'use_bottleneck': True, **options}, 'model_name': 'mbt_classification'}

@@ -8,7 +8,7 @@ __all__ = ['SCORES', 'Masking', 'from_hidden', 'from_indices', 'all_visible', 'a
            'visible_count', 'current_ratio', 'make_mask', 'make_masks']
 
 # %% ../../nbs/model/02_masking.ipynb #84115016
-import dataclasses
+import dataclasses, functools
 import jax, jax.numpy as jnp, numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
@@ -96,10 +96,10 @@ def block_scores(key, grid, ratio):
     place = jnp.stack(jnp.meshgrid(*((jnp.arange(g) + 0.5) / g for g in grid), indexing='ij'), -1).reshape(-1, len(grid))
     return -jnp.abs(place - centre).max(-1)
 
-def same_time_scores(key, grid, ratio):
-    "Time since the start of the span, the start drawn so that the span ends inside"
+def same_time_scores(key, grid, ratio, within: float = 1.):
+    "Time since the start of the span, the start drawn so that the span ends in the first `within` of the length"
     steps = grid[0]
-    start = jnp.round(jax.random.uniform(key) * (steps - jnp.floor(ratio * steps))).astype(jnp.int32)
+    start = jnp.round(jax.random.uniform(key) * (within - ratio) * steps).astype(jnp.int32)
     since = -((jnp.arange(steps) - start) % steps).astype(jnp.float32)
     return jnp.broadcast_to(since.reshape(-1, *[1] * (len(grid) - 1)), grid).ravel()
 
@@ -127,13 +127,14 @@ def current_ratio(mask: Mask, key, progress) -> float | Float[Array, ""]:
     return first + (last - first) * (done if mask.schedule == 'linear' else 0.5 * (1 - jnp.cos(jnp.pi * done)))
 
 # %% ../../nbs/model/02_masking.ipynb #91304b8c
-def make_mask(key, grid: tuple[int, ...], mask: Mask, batch: int, progress: float = 0.) -> Masking:
-    "Masks of `batch` examples for one modality, each with its own random numbers"
+def make_mask(key, grid: tuple[int, ...], mask: Mask, batch: int, progress: float = 0., within: float = 1.) -> Masking:
+    "Masks of `batch` examples for one modality, each with its own random numbers; a span of `same_time` lies in the first `within` of the length"
     if mask.kind not in SCORES: raise ConfigError(f'Mask.kind={mask.kind!r}: {nearest(mask.kind, SCORES)}')
+    scores = functools.partial(same_time_scores, within=within) if mask.kind == 'same_time' else SCORES[mask.kind]
     def one(key):
         kr, ks = jax.random.split(key)
         ratio = current_ratio(mask, kr, progress)
-        return jnp.argsort(SCORES[mask.kind](ks, grid, ratio), stable=True), jnp.asarray(visible_count(mask.kind, grid, ratio))
+        return jnp.argsort(scores(ks, grid, ratio), stable=True), jnp.asarray(visible_count(mask.kind, grid, ratio))
     order, count = jax.vmap(one)(jax.random.split(key, batch))
     high, low = (visible_count(mask.kind, grid, float(r)) for r in mask.bounds)
     if isinstance(mask.ratio, tuple) and mask.kind != 'modality': count = jnp.clip(count, low, high)
@@ -146,10 +147,9 @@ def _drops(key, rates: list[float], batch: int) -> Bool[Array, "batch modalities
     keep = jax.nn.one_hot(jax.random.randint(kk, (batch,), 0, len(rates)), len(rates), dtype=bool)
     return drops & ~(drops.all(1, keepdims=True) & keep)
 
-def _same_span(mask: Mask, modality: Modality, shortest: float) -> Mask:
-    "For `same_time`: the share of this modality's own length that the common span takes"
+def _same_span(mask: Mask, scale: float) -> Mask:
+    "For `same_time`: the share of this modality's own length that the common span takes; `scale`: the shortest length in units of its own"
     if mask.kind != 'same_time': return mask
-    scale = shortest / modality.seconds
     return mask.replace(ratio=tuple(r * scale for r in mask.ratio) if isinstance(mask.ratio, tuple) else mask.ratio * scale)
 
 # %% ../../nbs/model/02_masking.ipynb #1feecfcc
@@ -159,8 +159,9 @@ def make_masks(key, modalities: dict[str, Modality], masks: dict[str, Mask], bat
     shortest = min(m.seconds for m in modalities.values())
     out = {}
     for k, (name, modality) in zip(keys, modalities.items()):
-        mask = _same_span(masks[name], modality, shortest)
-        out[name] = make_mask(shared if mask.kind == 'same_time' else k, modality.grid, mask, batch, progress)
+        scale = shortest / modality.seconds
+        mask = _same_span(masks[name], scale)
+        out[name] = make_mask(shared if mask.kind == 'same_time' else k, modality.grid, mask, batch, progress, scale)
     rates = [masks[m].drop for m in modalities]
     if len(rates) > 1 and any(rates):
         lost = _drops(drop, rates, batch)

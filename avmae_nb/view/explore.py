@@ -19,7 +19,7 @@ from ..data.loader import example
 from ..data.logmel import normalise
 from ..data.media import Request
 from ..model.mae import Frozen, Reconstruction, reconstruct
-from ..model.masking import SCORES, Masking, from_hidden, visible_count
+from ..model.masking import SCORES, Masking, from_hidden, same_time_scores, visible_count
 from ..model.patching import preprocess
 from .batch import _sound
 from .figure import decibels
@@ -53,7 +53,9 @@ def _painted(hide: Hide, modality: Modality) -> Bool[np.ndarray, "*grid"]:
     return bits[:modality.tokens].astype(bool).reshape(modality.grid)
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _visible_first(kind, grid, seed, ratio): return jnp.argsort(SCORES[kind](seed, grid, ratio), stable=True)
+def _visible_first(kind, grid, seed, ratio, share):
+    scores = same_time_scores(seed, grid, ratio, share) if kind == 'same_time' else SCORES[kind](seed, grid, ratio)
+    return jnp.argsort(scores, stable=True)
 
 def hide_grid(hide: Hide, modality: Modality, place: int = 0,   # of the modality: each draws its own numbers
               share: float = 1.0) -> Bool[np.ndarray, "*grid"]:  # `same_time`: shortest duration / that of this modality
@@ -64,7 +66,7 @@ def hide_grid(hide: Hide, modality: Modality, place: int = 0,   # of the modalit
     same = hide.kind == 'same_time'; ratio = hide.ratio * (share if same else 1)
     key = jax.random.key(hide.seed) if same else jax.random.fold_in(jax.random.key(hide.seed), place)
     hidden = np.ones(modality.tokens, bool)
-    hidden[np.asarray(_visible_first(hide.kind, modality.grid, key, ratio))[:visible_count(hide.kind, modality.grid, ratio)]] = False
+    hidden[np.asarray(_visible_first(hide.kind, modality.grid, key, ratio, share))[:visible_count(hide.kind, modality.grid, ratio)]] = False
     return hidden.reshape(modality.grid)
 
 # %% ../../nbs/view/08_explore.ipynb #5d81a8bb

@@ -25,7 +25,9 @@ def configuration(args) -> Run:  # parsed arguments
     given = (Finetune if tune else Pretrain).load(args.config) if args.config else (finetune_preset if tune else preset)(args.preset)
     if args.data: given = given.replace(data=dict(source='folder', path=str(local_path(args.data, '--data'))))
     if tune and args.init: given = given.replace(init=args.init)
-    if tune and args.fit: given = given.fitted(Pretrain.load(local_path(given.init.partition('@')[0], '--init')/'config.yaml'))
+    if tune and args.fit:
+        from avmae_nb.interop.start import pretraining_of
+        given = given.fitted(pretraining_of(given.init.split(',')[0].strip(), given))
     return given.override(*args.settings)
 
 def add_configuration(parser: argparse.ArgumentParser, default: str = 'tiny', known=PRESETS):

@@ -43,10 +43,18 @@ def _fitted(x, name: str, source: AVMAE, target: nnx.Module, report: WeightRepor
     if old[cut] != new[cut]: report.notes.append(f'{name}: interpolated from a grid of {old[cut]} to {new[cut]}')
     return np.asarray(resize_code(jnp.asarray(x), old[cut], new[cut]))
 
+def _check_sizes(target: nnx.Module, by_modality: dict[str, AVMAE]):
+    "Refuse autoencoders of another size or patch: shapes alone would let other heads, and more or fewer layers, pass"
+    for m, source in by_modality.items():
+        stack, patch = (source.config.encoder_layers, target.config.encoder_layers), (source.modalities[m].patch, target.modalities[m].patch)
+        for what, (there, here) in (('stack', stack), ('patch', patch)):
+            if there != here: raise ValueError(f'{m}: the target has {what} {here} and the pre-trained model {there}: they must agree')
+
 def init_from_autoencoder(target: nnx.Module, *sources: AVMAE) -> WeightReport:
     "Fill an `MBT` or `EncoderClassifier` from a pre-trained `AVMAE`, or from several that know one modality each (two separate MAEs, Table A3)"
     by_modality = {m: next(s for s in sources if m in s.modalities) for m in target.modalities if any(m in s.modalities for s in sources)}
     if not by_modality: raise ValueError(f'the target has {list(target.modalities)}, the pre-trained models have {[list(s.modalities) for s in sources]}: nothing in common')
+    _check_sizes(target, by_modality)
     report, values, old = WeightReport(), {}, {id(s): parameters(s) for s in sources}
     for name, own in parameters(target).items():
         name_in, source = _source_name(name, by_modality) or ('', None)

@@ -79,12 +79,13 @@ def _class(r, column, names, where):
     return k
 
 def epic_rows(path, heads: dict[str, list[str]], split: str = '') -> list[Listed]:
-    "Segments of an annotation file"
+    "Segments of an annotation file; two actions of the same time are two clips, told apart by narration_id, or by their classes where there is none"
     rows = []
     for r in read_table(path, EPIC, ('video_id', 'start_timestamp', 'stop_timestamp', 'verb_class', 'noun_class')):
         where = f'{path}, line {r["line"]}'
         begin, end = (clock_time(r[c], c, where) for c in ('start_timestamp', 'stop_timestamp'))
-        rows.append(Listed((r['video_id'],), tuple(_class(r, f'{h}_class', names, where) for h, names in heads.items()), split, begin, end, str(path), r['line'], r['video_id']))
+        label = tuple(_class(r, f'{h}_class', names, where) for h, names in heads.items())
+        rows.append(Listed((r['video_id'],), label, split, begin, end, str(path), r['line'], r['video_id'], r.get('narration_id') or str(label)))
     return rows
 
 class _Hdf5Index(Index):

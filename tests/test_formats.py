@@ -102,6 +102,13 @@ def test_a_damaged_record_names_file_and_byte(tmp_path):
     path.write_bytes(data)
     with pytest.raises(MediaError, match=r'train-00000-of-00001: the record at byte \d+ is damaged'): open_source(Data(source='dmvr', path=str(tmp_path))).record(1)
 
+def test_a_shard_that_was_cut_costs_its_last_record(tmp_path):
+    dmvr(tmp_path)
+    path = tmp_path / 'train-00000-of-00001'
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.warns(UserWarning, match=r'1 files of records end early: .*train-00000-of-00001: the record at byte \d+ is cut off'): source = open_source(Data(source='dmvr', path=str(tmp_path)), 'all')
+    assert [source.label(i) for i in range(len(source))] == [1, 0] and source.load(1, 0.0, Request(2, 0.1, 16, 0.5)).melspec.shape == (50, 128)
+
 # ---- what is wrong in label files
 
 def opened(root, name, path, text, split='train', **more):

@@ -302,6 +302,26 @@ def test_damage_that_the_container_hides(tmp_path, name, codecs):
     half = len(data) // 2
     with pytest.raises(MediaError, match=r'breaks at [12]\.\d\d s'): read_clip(broken(tmp_path, name, data[:half] + rng.integers(0, 256, len(data) // 5, np.uint8).tobytes() + data[half + len(data) // 5:]), Request(90, 0.04, None, 4.0))
 
+def long_clip(path, codecs, seconds=6, rate=48000, fps=25.0):
+    rng = np.random.default_rng(0)
+    return write_clip(path, rng.integers(0, 256, (round(fps * seconds), 48, 64, 3), np.uint8) if codecs[0] else None, 0.1 * rng.normal(size=seconds * rate), fps=fps, rate=rate, codecs=codecs)
+
+@pytest.mark.parametrize('filler', ['zeros', 'noise'])
+@pytest.mark.parametrize('name, codecs', [('a.flv', ('flv', 'libmp3lame')), ('a.ogg', (None, 'libopus')), ('a.flac', (None, 'flac')), ('a.avi', ('mpeg4', 'libmp3lame'))])
+def test_skipped_bytes_and_missing_sound_are_damage(tmp_path, name, codecs, filler):
+    data = long_clip(tmp_path / name, codecs).read_bytes()
+    assert probe(tmp_path / name).duration == pytest.approx(6, abs=0.1)
+    at, size = len(data) * 6 // 10, len(data) // 10
+    hole = bytes(size) if filler == 'zeros' else np.random.default_rng(1).integers(0, 256, size, np.uint8).tobytes()
+    with pytest.raises(MediaError, match=r'breaks at [23]\.\d\d s: .*(are missing or unreadable|between two packets)'): probe(broken(tmp_path, name, data[:at] + hole + data[at + size:]))
+
+@pytest.mark.parametrize('name, codec', [('a.wav', 'adpcm_ms'), ('a.aac', 'aac')])
+def test_long_sounds_whose_seeks_lie(tmp_path, name, codec):
+    path = write_clip(tmp_path / name, None, clicks(22050, 45.0, (0.5, 41.0)), rate=22050, codecs=(None, codec))
+    assert probe(path).duration == pytest.approx(45, abs=0.2)
+    wave = sound(path, 4.0, 39.5)
+    assert abs(np.abs(wave).argmax() / 16000 - 1.5) < 0.06   # raw AAC keeps its priming, 46 ms
+
 def test_truncated_gives_what_is_there(tmp_path):
     data = (CLIPS / 'launch.mp4').read_bytes()
     path = broken(tmp_path, 'a.mp4', data[:len(data) // 2])

@@ -166,7 +166,10 @@ def _ends(reader):
     "Where each stream ends in seconds, by counting packets, and the byte up to which the file could be followed"
     ends, sent, reach, position = {}, {}, 0, 0
     for p in reader.packets(*reader.streams):
-        if not p.size or (p.pts is None and p.dts is None): continue
+        if not p.size: continue
+        if p.pts is None and p.dts is None:
+            if 'ogg' in reader.container.format.name: sent[p.stream.type] = float('inf')   # until a time is said again
+            continue
         pts, dts = (_seconds(a if a is not None else b, p.time_base) - reader.origin for a, b in ((p.pts, p.dts), (p.dts, p.pts)))
         length = _seconds(p.duration or 0, p.time_base) or (1 / float(p.stream.average_rate or 25) if p.stream.type == 'video' else 0)
         _check_hole(reader, sent, p, dts, position)
@@ -176,16 +179,35 @@ def _ends(reader):
         reach = max(reach, position)
     return ends, reach
 
-def _check_hole(reader, sent, packet, at, position):
-    "Matroska and MPEG-TS jump over damage without a word: time that is missing from all streams at once, and bytes between neighbouring packets, give it away"
-    kind, count = reader.container.format.name, len(reader.streams)
+def _chunked(path, at, to):
+    "Whether whole chunks of RIFF lie between two places; of very many the first are looked at"
+    with open(path, 'rb') as f:
+        for _ in range(64):
+            if at + at % 2 >= to: return at + at % 2 == to
+            f.seek(at + at % 2)
+            name, size = f.read(4), f.read(4)
+            if len(size) < 4 or not all(32 <= b < 127 for b in name): return False
+            at += at % 2 + (12 if name in (b'RIFF', b'LIST') else 8 + int.from_bytes(size, 'little'))
+    return True
+
+def _hole(reader, sent, packet, at, position):
+    "Seconds up to which a stream is whole, where damage was jumped over before a packet; None: it was not"
+    names, count, kind = set(reader.container.format.name.split(',')), len(reader.streams), packet.stream.type
     alone = count == 1 and len(reader.container.streams) > 1   # packets of the other streams lie between
-    hole = 'matroska' in kind and (packet.pos or 0) >= position + 64 and not alone or kind == 'mpegts' and count > 1
-    if not hole or len(sent) < count or at <= max(sent.values()) + 0.2: return
-    raise reader.error(packet.stream, max(sent.values()), f'{at - max(sent.values()):.2f} s are missing or unreadable')
+    skipped = (packet.pos or 0) >= position + 64
+    if 'avi' in names: return sent[kind] if kind in sent and skipped and not _chunked(reader.path, position, packet.pos - 8) else None   # frames are counted, so that no time is missing
+    if names & {'ogg', 'flac'}: return sent[kind] if kind == 'audio' and at > sent.get(kind, at) + 0.2 else None
+    hole = names & {'matroska', 'flv'} and skipped and not alone and ('matroska' in names or reader.audio) or 'mpegts' in names and count > 1
+    return max(sent.values()) if hole and len(sent) == count and at > max(sent.values()) + 0.2 else None
+
+def _check_hole(reader, sent, packet, at, position):
+    "Many containers jump over damage without a word: time that is missing from the sound or from all streams at once, and bytes between neighbouring packets, give it away"
+    whole = _hole(reader, sent, packet, at, position)
+    if whole is not None: raise reader.error(packet.stream, whole, f'{at - whole:.2f} s are missing or unreadable' if at > whole + 0.2 else 'bytes between two packets are unreadable')
 
 def _declared(reader):
-    "Seconds that the file claims, in all and by stream"
+    "Seconds that the file claims, in all and by stream; a raw AAC stream claims nothing, FFmpeg guesses from its bit rate"
+    if reader.container.format.name == 'aac': return 0.0, {}
     streams = {s.type: float(s.duration * s.time_base) + (float(s.start_time * s.time_base) - reader.origin if s.start_time else 0.0) for s in reader.streams if s.duration and s.duration > 0}
     return max([(reader.container.duration or 0) / 1e6, 0.0]), streams
 

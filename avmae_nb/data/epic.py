@@ -28,16 +28,29 @@ def _hdf5(path):
     try: return h5py.File(path, 'r')
     except OSError as e: raise MediaError(f'{path}: not a readable HDF5 file: {e}') from None
 
+def _floats(data):
+    "Samples as floats; integers by their range, those without a sign about its middle"
+    if data.dtype.kind not in 'iu': return np.asarray(data, np.float32)
+    half = 2.0 ** (8 * data.dtype.itemsize - 1)
+    return ((data.astype(np.float64) - half * (data.dtype.kind == 'u')) / half).astype(np.float32)
+
+def _held(file, path, key):
+    "The data set of a recording, one row of numbers"
+    data = file[key]
+    if not hasattr(data, 'ndim'): raise MediaError(f'{path}: {key} is a group of {len(data)}; wanted: a data set, one row of samples, mono')
+    if data.ndim != 1: raise MediaError(f'{path}: {key} has the shape {data.shape}; wanted: one row of samples, mono')
+    if data.dtype.kind not in 'iuf': raise MediaError(f'{path}: {key} holds {data.dtype}; wanted: numbers')
+    return data
+
 def hdf5_sound(path, key: str, segment: tuple[float, float], start: float, request: Request) -> Float[np.ndarray, "samples"] | None:
-    "The window at `start` of a segment (begin, end), which starts over at its end; None where there is no data set of this name"
+    "The window at `start` of a segment (begin, end), which starts over at its end, -1 to 1; None where there is no data set of this name; `MediaError` where it is no sound"
     margin = 0.1          # seconds before and after, for the filter of the resampling
     with _hdf5(path) as file:
         if key not in file: return None
-        data, (begin, end) = file[key], segment
-        if data.ndim != 1: raise MediaError(f'{path}: {key} has the shape {data.shape}; wanted: one row of samples, mono')
+        data, (begin, end) = _held(file, path, key), segment
         first, last = round(begin * HDF5_RATE), min(round(end * HDF5_RATE), len(data))
         if first >= last: raise MediaError(f'{path}: a segment from {begin:.2f} s was asked for, but {key} holds {len(data) / HDF5_RATE:.2f} s')
-        held = np.asarray(data[first:last], np.float32)
+        held = _floats(data[first:last])
     at = np.arange(round((request.seconds + 2 * margin) * HDF5_RATE)) + round((start - margin) * HDF5_RATE)
     wave = soxr.resample(held[at % len(held)], HDF5_RATE, request.rate, 'HQ')
     return wave[round(margin * request.rate):][:request.samples]
@@ -79,12 +92,13 @@ def _class(r, column, names, where):
     return k
 
 def epic_rows(path, heads: dict[str, list[str]], split: str = '') -> list[Listed]:
-    "Segments of an annotation file"
+    "Segments of an annotation file; two actions of the same time are two clips, told apart by narration_id, or by their classes where there is none"
     rows = []
     for r in read_table(path, EPIC, ('video_id', 'start_timestamp', 'stop_timestamp', 'verb_class', 'noun_class')):
         where = f'{path}, line {r["line"]}'
         begin, end = (clock_time(r[c], c, where) for c in ('start_timestamp', 'stop_timestamp'))
-        rows.append(Listed((r['video_id'],), tuple(_class(r, f'{h}_class', names, where) for h, names in heads.items()), split, begin, end, str(path), r['line'], r['video_id']))
+        label = tuple(_class(r, f'{h}_class', names, where) for h, names in heads.items())
+        rows.append(Listed((r['video_id'],), label, split, begin, end, str(path), r['line'], r['video_id'], r.get('narration_id') or str(label)))
     return rows
 
 class _Hdf5Index(Index):

@@ -26,14 +26,15 @@ class Listed(NamedTuple):
     path: str = ''                # of the label file
     line: int = 0
     recording: str = ''           # clips of one recording belong into one split; empty: its file
+    own: str = ''                 # what tells it from another clip of the same file and time, where there may be several
     @property
     def where(self) -> str: return f'{self.path}, line {self.line}'
 
 def usable(rows: list[Listed]) -> tuple[list[Listed], tuple[str, ...]]:
-    "Rows that last some time, each once, and notes on the others; one clip with two labels is an error"
+    "Rows that last some time, each once, and notes on the others; one clip with two labels is an error; rows of another `own` are other clips"
     kept, seen, empty, twice = [], {}, [], []
     for r in rows:
-        first = seen.setdefault((r.names[0], r.begin, r.end, r.split), r)
+        first = seen.setdefault((r.names[0], r.begin, r.end, r.split, r.own), r)
         if not lasts(r.begin, r.end, r.where): empty.append(r)
         elif first is r: kept.append(r)
         elif first.label == r.label: twice.append(r)

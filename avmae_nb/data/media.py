@@ -140,7 +140,8 @@ def sound(self: Reader, lo: int, hi: int, rate: int, whole: bool = True) -> Floa
     "Samples `lo` to `hi` at `rate`, counted from the start of the file, silent where it has none; `whole`: decode from 0"
     base = 0 if whole else max(0, int(lo / rate - PREROLL))   # a whole second: on the grid of samples of both rates
     line, seconds = None, hi / rate - base + 0.1
-    for at, frame in self.frames('audio', base - PREROLL if base else 0.0):
+    exact = self.container.format.name != 'aac' and not self.codecs[self.audio.index].startswith('adpcm')   # others say a wrong time after a seek
+    for at, frame in self.frames('audio', base - PREROLL if base and exact else 0.0):
         if at - base > seconds: break
         if line is None:
             self.check_sound(frame.sample_rate, len(frame.layout.channels))   # which need not be what the file says

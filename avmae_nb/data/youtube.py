@@ -34,19 +34,26 @@ def unlabelled(data: Data, split: str, *patterns: str) -> Files:
     found.notes += (f'no {" or ".join(patterns)} in {data.path} or beside it: clips have no labels, and one in ten is held out',)
     return found
 
+def _spans(begin, end):
+    "How file names say after the id where an excerpt starts"
+    return f'_{int(begin):06d}', f'_{int(begin)}', f'_{round(1000 * begin)}_{round(1000 * end)}', f'_{begin:.3f}', f'_{begin:.3f}_{end:.3f}'
+
 class Excerpts(Files):
-    "Clips that were cut out of their recordings, and clips of recordings that were not cut yet: their files are longer"
+    "Clips that were cut out of their recordings, and clips of recordings that were not cut yet: files longer than the excerpt, or more than three times as long where the name says the start"
     def segment(self, i):
-        item, length = self.items[i], self.info(i).duration
-        cut = item.end is None or length <= item.end - item.begin + 1.5 or length <= item.begin
-        return (0.0, None) if cut else (item.begin, item.end)
+        item = self.items[i]
+        if item.end is None: return 0.0, None
+        stem, length, wanted = os.path.splitext(os.path.basename(item.file))[0], self.info(i).duration, item.end - item.begin
+        cut = any(stem.endswith(s) and len(stem) - len(s) >= 11 for s in _spans(item.begin, item.end))   # 11: of the id, which may end like this itself
+        whole = length >= item.end and length > 3 * wanted if cut else length > item.begin and length > wanted + 1.5
+        return (item.begin, item.end) if whole else (0.0, None)
 
 # %% ../../nbs/data/07_youtube.ipynb #f90f4e75
 VGGSOUND = ('youtube_id', 'start_seconds', 'label', 'split')   # columns
 
 def _vggsound_row(r, path, numbers):
     start = int(number(r['start_seconds'], 'start_seconds', f'{path}, line {r["line"]}'))
-    names = tuple(r['youtube_id'] + s for s in (f'_{start:06d}', f'_{start}', f'_{1000 * start}_{1000 * (start + 10)}', ''))
+    names = tuple(r['youtube_id'] + s for s in (*_spans(float(start), start + 10.0), ''))
     return Listed(names, numbers.get(r['label']), r['split'], float(start), start + 10.0, str(path), r['line'], r['youtube_id'])
 
 @source('vggsound')
@@ -77,8 +84,7 @@ def _class_index(path):
 def _audioset_names(name, begin, end, alone):
     "File names of a segment; the id is enough where it stands in one row alone"
     if alone: return (name,)
-    spans = (f'_{int(begin)}', f'_{int(begin):06d}', f'_{round(1000 * begin)}_{round(1000 * end)}', f'_{begin:.3f}', f'_{begin:.3f}_{end:.3f}')
-    return tuple(y + name + s for s in spans for y in ('', 'Y')) + (name,)
+    return tuple(y + name + s for s in _spans(begin, end) for y in ('', 'Y')) + (name,)
 
 def _segments(path, numbers):
     "(id, begin, end, class numbers, line) of a file of segments"

@@ -131,10 +131,10 @@ def calibration(confidence: Float[np.ndarray, "answers"], right: Bool[np.ndarray
 
 def _answers(p: Predictions, head: str):
     "Confidence of every answer, and whether it is right"
-    prob, (_, labels) = p.probabilities(head), p.of(head)
+    prob, (logits, labels) = p.probabilities(head), p.of(head)
     if p.kind == 'multi': return prob.ravel(), labels.ravel() > 0.5
     known = labels >= 0
-    return prob.max(-1)[known], (prob.argmax(-1) == labels)[known]
+    return prob.max(-1)[known], (logits.argmax(-1) == labels)[known]   # of the logits: two of them may become one probability
 
 # %% ../../nbs/train/09_scores.ipynb #90c8c84f
 def confusion(p: Predictions, head: str | None = None) -> Int[np.ndarray, "true predicted"]:

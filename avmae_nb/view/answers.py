@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from ..config import ConfigError, Run, nearest
 from ..data.loader import Decode, EvalBatches
 from ..data.sources import Source
+from ..train.metrics import likeliest
 from ..train.predictions import Predictions
 from .batch import clip_players, missing
 from .figure import Page, Row, _draw_block, _heights, row_limits, shorter, time_axis
@@ -54,9 +55,9 @@ def read_clips(source: Source, config: Run, index: Sequence[int]) -> dict[str, n
 def answers(p: Predictions, row: int, head: str | None = None, count: int = 5) -> list[tuple[str, float, bool]]:
     "The likeliest classes of a clip as (name, probability, is true); true ones that are less likely follow"
     head = one_head(p, head)
-    prob, labels, names = p.probabilities(head)[row], p.of(head)[1][row], p.classes[head]
+    prob, (logits, labels), names = p.probabilities(head)[row], (x[row] for x in p.of(head)), p.classes[head]
     true = set(np.flatnonzero(labels > 0.5).tolist()) if p.kind == 'multi' else {int(labels)} - {-1}
-    order = np.argsort(-prob, kind='stable').tolist()
+    order = likeliest(logits).tolist()
     chosen = order[:count] + [i for i in order[count:] if i in true][:3]
     return [(names[i], float(prob[i]), i in true) for i in chosen]
 

@@ -390,7 +390,7 @@ class Optim(Config):
     layer_decay: float = 1.0   # fine-tuning: the learning rate shrinks by this factor from each layer to the one below, usually 0.75
     decay: Literal['decoupled', 'released'] = 'decoupled'   # released: multiplies the weights after the update
     warmup_epochs: float = 40.0
-    schedule: Literal['cosine', 'constant'] = 'cosine'
+    schedule: Literal['cosine', 'cyclic', 'constant'] = 'cosine'   # cyclic: as released, the cosine begins anew where the run ends; up to there the same
     clip_norm: float | None = None   # clip gradients to this global norm
     accumulate: int = 1       # micro-batches a step
     ema: float | None = None   # decay of a moving average of the weights, e.g. 0.999
@@ -465,8 +465,8 @@ class Pretrain(Run):
 
 # %% ../nbs/00_config.ipynb #62850b5f
 def _released(c: Pretrain) -> Pretrain:
-    "Warm-up, augmentation, decay and inpainting as in the authors' published configurations"
-    return c.replace(**{'optim.warmup_epochs': 4.0, 'optim.decay': 'released', 'video.crop': 'random', 'video.flip': True, 'model.inpainting': 'displaced'})
+    "Warm-up, schedule, augmentation, decay and inpainting as in the authors' published configurations"
+    return c.replace(**{'optim.warmup_epochs': 4.0, 'optim.decay': 'released', 'optim.schedule': 'cyclic', 'video.crop': 'random', 'video.flip': True, 'model.inpainting': 'displaced'})
 
 def _vggsound() -> Pretrain:
     return Pretrain(data=Data(source='vggsound'))

@@ -133,7 +133,7 @@ def _ave() -> Finetune:
 
 def _released_tuning(c: Finetune) -> Finetune:
     "As in the authors' published configurations"
-    return c.replace(**{'classifier.dropped': 'released', 'augment.time_masks': 0})
+    return c.replace(**{'classifier.dropped': 'released', 'augment.time_masks': 0, 'optim.schedule': 'cyclic'})
 
 def _tiny_tuning() -> Finetune:
     "Minutes on two CPU cores, on what the preset `tiny` has pre-trained"

@@ -49,7 +49,7 @@ def night(size: Size, store: str | Path, seeds: int | None = None) -> list[tuple
     "A row a recipe: name, source, stages, minutes alone, minutes with what earlier rows have trained; and the total"
     rows, seen = [], {}
     for r in RECIPES.values():
-        own = stages(r, size, range(seeds or size.seeds))
+        own = stages(r, size, range(size.seeds if seeds is None else seeds))
         new = {k: v for k, v in own.items() if k not in seen}
         seen |= own
         rows.append((r.name, r.source, len(own), round(minutes(own, store), 1), round(minutes(new, store), 1), r.question))

@@ -11,7 +11,7 @@ __all__ = ['EXAMPLES', 'configuration', 'add_configuration', 'Parser', 'told', '
 import argparse, functools, os, sys, time
 from pathlib import Path
 from .config import PRESETS, ConfigError, Pretrain, Run, nearest, preset
-from .cli_data import add_data, add_source, inspect_source
+from .cli_data import add_data, add_source, inspect_source, whole
 from .cli_plan import add_plan
 from .cli_recipes import add_recipes
 from .cli_use import add_use
@@ -183,7 +183,7 @@ def report(run, clips: int | None = None) -> str:  # held-out clips; default: as
     from avmae_nb.view.results import write_results
     compilation_cache()
     run, (model, c) = Path(run), load(run)
-    source, count = open_source(c.data, 'eval'), clips or c.train.eval_clips or 64
+    source, count = open_source(c.data, 'eval'), (c.train.eval_clips or 64) if clips is None else max(1, clips)
     batches = list(eval_batches(source, c.replace(**{'train.batch': min(c.train.batch, count)}), count))
     paths = write_results(model, batches[0], c, run, source=source)
     plot_loss(run).save(run/'pictures'/'loss.png')
@@ -259,12 +259,12 @@ def parser() -> Parser:
     p.add_argument('settings', nargs='*', metavar='name=value')
     p = _sub(commands, 'show', show, 'what a run learned: losses, error against baselines, pictures, sounds')
     p.add_argument('run', metavar='FOLDER')
-    p.add_argument('--clips', type=int, help='held-out clips to evaluate (default: as in training)')
+    p.add_argument('--clips', type=whole(), help='held-out clips to evaluate (default: as in training)')
     p = _sub(commands, 'presets', presets, 'list the presets, or print one as a configuration file')
     p.add_argument('name', nargs='?', help='its name')
     p = _sub(commands, 'inspect', inspect, 'what media files hold, and whether they can be decoded')
     p.add_argument('paths', nargs='+', metavar='FILE_OR_FOLDER')
-    p.add_argument('--clips', type=int, default=200, help='of a labelled collection: how many are opened, evenly spread (default: 200; 0: all)')
+    p.add_argument('--clips', type=whole(0), default=200, help='of a labelled collection: how many are opened, evenly spread (default: 200; 0: all)')
     add_source(p, None)
     add_use(functools.partial(_sub, commands))
     add_plan(functools.partial(_sub, commands))

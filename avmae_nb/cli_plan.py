@@ -7,6 +7,7 @@ __all__ = ['show_plan', 'add_plan']
 
 # %% ../nbs/cli_plan.ipynb #a4adc0e6
 import json
+from .cli_data import whole
 from .config import ConfigError
 
 # %% ../nbs/cli_plan.ipynb #ec8aaf24
@@ -30,8 +31,8 @@ def add_plan(add):   # add: (name, function, help) -> parser
     p.add_argument('settings', nargs='*', metavar='name=value', help='e.g. model.dtype=bfloat16 model.remat=block train.fsdp=4')
     p.add_argument('--tpu', metavar='SLICE', help='version and chips: v3:4x4, v4:2x2x2, v5e:4x4, v5p:2x2x1, v6e:2x4, tpu7x:2x2x1; compiled, with avmae_nb[tpu-plan]')
     p.add_argument('--gpu', metavar='NAME', help='H100, A100, L4, ...; estimated from published figures')
-    p.add_argument('--devices', type=int, help='GPUs (default: 1)')
-    p.add_argument('--clips', type=int, help='of an epoch (default: as published for the source)')
+    p.add_argument('--devices', type=whole(), help='GPUs (default: 1)')
+    p.add_argument('--clips', type=whole(), help='of an epoch (default: as published for the source)')
     p.add_argument('--price', type=float, help='of the whole machine, an hour')
     p.add_argument('--as-is', action='store_true', help='where it does not fit, do not look for a setting that does')
     p.add_argument('--level', default='O0', choices=('O0', 'O1', 'O2', 'O3'), help='how hard the compiler tries (default: O0, a tenth of the time)')

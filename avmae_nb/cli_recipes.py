@@ -7,6 +7,7 @@ __all__ = ['STORE', 'recipes', 'run', 'sweep', 'add_recipes']
 
 # %% ../nbs/cli_recipes.ipynb #76d9fccb
 import shlex
+from .cli_data import whole
 from .config import ConfigError
 
 # %% ../nbs/cli_recipes.ipynb #9cb603b8
@@ -65,7 +66,7 @@ def _add_running(p):
     "The options that `run` and `sweep` share"
     p.add_argument('--size', default='tiny', help='tiny (the synthetic world, minutes) or paper (default: tiny)')
     p.add_argument('--variant', default='supplement', help="of size paper: supplement, or released, as the authors' configurations are")
-    p.add_argument('--seeds', type=int, help='how many (default: 3 at size tiny, 1 at size paper)')
+    p.add_argument('--seeds', type=whole(), help='how many (default: 3 at size tiny, 1 at size paper)')
     p.add_argument('--store', default=STORE, metavar='FOLDER', help=f'where stages are kept and found again (default: {STORE})')
     p.add_argument('--out', metavar='FILE.json', help='result file (default: in the store)')
     p.add_argument('--figure', metavar='FILE.png', help='save the figure of the result: differences between settings, lines or surfaces of a sweep, curves')
@@ -81,7 +82,7 @@ def add_recipes(add):   # add: (name, function, help) -> parser
     p = add('recipes', recipes, 'tables and figures of the paper as experiments: list them, or show one that has run')
     p.add_argument('name', nargs='?', help='show its result')
     p.add_argument('--findings', action='store_true', help='what the results say of the conclusions of the paper')
-    p.add_argument('--seeds', type=int, help='for the minutes (default: 3)')
+    p.add_argument('--seeds', type=whole(), help='for the minutes (default: 3)')
     p.add_argument('--store', default=STORE, metavar='FOLDER', help=f'default: {STORE}')
     p = add('run', run, 'run a recipe, or go on with one; name=value settings go to all of its trainings')
     p.add_argument('recipe', help='a name of `avmae recipes`')

@@ -7,6 +7,7 @@ __all__ = ['evaluate', 'probe', 'embed', 'export', 'view', 'add_use']
 
 # %% ../nbs/cli_use.ipynb #59ebabaf
 from pathlib import Path
+from .cli_data import whole
 from .config import ConfigError
 from .files import local_path
 
@@ -37,9 +38,9 @@ def _add_evaluate(add):
     p = add('evaluate', evaluate, 'scores of a fine-tuned run on held-out clips, with sound, picture and both')
     p.add_argument('run', metavar='FOLDER')
     p.add_argument('settings', nargs='*', metavar='name=value', help='e.g. train.batch=8 data.path=/elsewhere')
-    p.add_argument('--views', type=int, help='temporal views a clip, averaged (default: as in the configuration, 4 in the paper)')
+    p.add_argument('--views', type=whole(), help='temporal views a clip, averaged (default: as in the configuration, 4 in the paper)')
     p.add_argument('--modalities', metavar='A,V,AV', help='which sets of modalities (default: each alone, then all)')
-    p.add_argument('--clips', type=int, help='held-out clips (default: all)')
+    p.add_argument('--clips', type=whole(), help='held-out clips (default: all)')
     p.add_argument('--split', default='eval', help='eval, train or all (default: eval)')
     p.add_argument('--which', default='latest', type=_which, help='latest, best, or a step of the run')
     p.add_argument('--save', metavar='FILE', help='everything as JSON: scores, intervals, classes, confusion, calibration')
@@ -60,7 +61,7 @@ def _add_probe(add):
     p.add_argument('--data', metavar='FOLDER', help="labelled clips (default: the run's own)")
     p.add_argument('--labels', metavar='CSV', help='a CSV with the columns file and label, or the word folders')
     p.add_argument('--kinds', default='knn,linear,raw,retrieval', help='some of knn,linear,attentive,raw,retrieval (default: %(default)s)')
-    p.add_argument('--clips', type=int, default=1024, help='clips to fit on; half as many are tested (default: 1024)')
+    p.add_argument('--clips', type=whole(), default=1024, help='clips to fit on; half as many are tested (default: 1024)')
     p.add_argument('--which', default='latest', type=_which, help='latest, best, or a step of the run')
     p.add_argument('settings', nargs='*', metavar='name=value', help='e.g. data.world=hard')
 
@@ -93,8 +94,8 @@ def _add_using(add):
     p.add_argument('--out', metavar='FILE', default='embeddings.npz', help='default: embeddings.npz')
     p.add_argument('--what', choices=('pooled', 'tokens'), default='pooled', help='one vector a window and modality, or all tokens')
     p.add_argument('--hop', type=float, metavar='SECONDS', help='between windows (default: end to end)')
-    p.add_argument('--batch', type=int, default=8)
-    p.add_argument('--workers', type=int, default=2, help='threads that decode')
+    p.add_argument('--batch', type=whole(), default=8)
+    p.add_argument('--workers', type=whole(), default=2, help='threads that decode')
     p = add('export', export, 'hand a model on: a folder of safetensors with a model card, or (OUT.jax) one file for CPU, CUDA and TPU')
     p.add_argument('model', metavar='MODEL', help='run folder, exported folder, checkpoint file, or shipped: the model that comes with the package')
     p.add_argument('out', metavar='OUT', help='a new folder, or a file ending in .jax')
@@ -128,9 +129,9 @@ def _add_view(add):
     p = add('view', view, 'browse, mask, hear and compare what a run reconstructs, in the browser')
     p.add_argument('run', metavar='FOLDER', help='a run, or shipped: the model that comes with the package')
     p.add_argument('--compare', metavar='FOLDER', action='append', default=[], help='another run to look at beside it; may be repeated')
-    p.add_argument('--clip', type=int, default=0, help='the held-out clip to begin with')
+    p.add_argument('--clip', type=whole(0), default=0, help='the held-out clip to begin with')
     p.add_argument('--save', metavar='FILE.html', help='write this clip as a page that works without Python, instead of opening the viewer')
-    p.add_argument('--port', type=int, default=0, help='of the address on this machine (default: a free one)')
+    p.add_argument('--port', type=whole(0, 65535), default=0, help='of the address on this machine (default: a free one)')
     p.add_argument('--no-browser', action='store_true', help='only print the address')
 
 # %% ../nbs/cli_use.ipynb #c98783d9

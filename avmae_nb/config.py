@@ -4,15 +4,14 @@
 
 # %% auto #0
 __all__ = ['AT_LEAST_0', 'AT_LEAST_1', 'AT_LEAST_2', 'ABOVE_0', 'SHARE', 'SEED', 'MASK_KINDS', 'ENCODERS', 'DECODERS', 'PRESETS',
-           'ConfigError', 'nearest', 'Limit', 'read_yaml', 'Config', 'config', 'LogMel', 'Modality', 'Mask', 'Video',
-           'Audio', 'Stack', 'Model', 'Data', 'Optim', 'Train', 'Run', 'Pretrain', 'preset']
+           'ConfigError', 'nearest', 'Limit', 'read_yaml', 'read_setting', 'Config', 'config', 'LogMel', 'Modality',
+           'Mask', 'Video', 'Audio', 'Stack', 'Model', 'Data', 'Optim', 'Train', 'Run', 'Pretrain', 'preset']
 
 # %% ../nbs/00_config.ipynb #35982fee
-import dataclasses, difflib, functools, math, types, typing
+import dataclasses, difflib, functools, math, types, typing, yaml
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Literal, NamedTuple, Union
-import yaml
 from .files import write_whole
 
 # %% ../nbs/00_config.ipynb #c9db9798
@@ -64,8 +63,7 @@ class Limit(NamedTuple):
             if v is not None and not self.holds(v): raise ConfigError(f'{where}={value!r}: {self.words}')
 
 AT_LEAST_0, AT_LEAST_1, AT_LEAST_2 = (Limit(lambda x, n=n: x >= n, f'at least {n}') for n in range(3))
-ABOVE_0, SHARE = Limit(lambda x: x > 0, 'above 0'), Limit(lambda x: 0 <= x < 1, 'at least 0 and below 1')
-SEED = Limit(lambda x: 0 <= x < 2**32, 'a seed is at least 0 and below 2**32')
+ABOVE_0, SHARE, SEED = Limit(lambda x: x > 0, 'above 0'), Limit(lambda x: 0 <= x < 1, 'at least 0 and below 1'), Limit(lambda x: 0 <= x < 2**32, 'a seed is at least 0 and below 2**32')
 
 def _cast(value, hint, where: str):
     "`value` as `hint`, or a `ConfigError` that names `where`"
@@ -101,6 +99,13 @@ def read_yaml(path) -> dict:
     except FileNotFoundError: raise ConfigError(f'no configuration file {path}: write one with preset("tiny").save({str(path)!r})') from None
     except (yaml.YAMLError, ValueError, RecursionError) as e: raise ConfigError(f'{path} is not a readable YAML file: {str(e)[:300]}') from None
     return {} if values is None else values
+
+def read_setting(text: str) -> tuple[str, Any]:
+    "Name and value of a `name=value` text; the value is read as YAML, or as a tuple"
+    name, eq, value = text.partition('=')
+    if not eq: raise ConfigError(f'{text!r} is not of the form name=value, e.g. optim.weight_decay=0')
+    try: return name.strip(), yaml.load(value.replace('(', '[').replace(')', ']') if value.strip().startswith('(') else value, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as e: raise ConfigError(f"{text[:100]!r}: what follows = is not a value ({getattr(e, 'problem', None) or str(e)[:100]}): close brackets and quotes, e.g. optim.betas=[0.9,0.95]; put text with brackets, : or # in quotes of its own, in a shell 'data.path=\"/clips: new\"'") from None
 
 def _plain(value):
     "Nested dicts and lists that YAML and JSON can hold"
@@ -154,22 +159,19 @@ class Config:
 
     def replace(self, **changes) -> 'Config':
         "A copy with fields changed; nested ones by dots: `replace(**{'optim.weight_decay': 0})`, or by dict: `replace(optim=dict(weight_decay=0))`"
-        out = {}
+        out, inside = {}, {}   # what is inside one field changes at once, so that fields that must fit together may come in any order
         for name, value in changes.items():
-            head, _, rest = name.partition('.')
+            head, _, rest = str(name).partition('.')
             current = out.get(head, getattr(self, head, None))
             if rest and not isinstance(current, Config): raise ConfigError(f'{type(self).__name__}.{head} has no options inside: cannot set {name!r}')
-            if rest: out[head] = current.replace(**{rest: value})
-            else: out[head] = current.replace(**value) if isinstance(current, Config) and isinstance(value, dict) else value
+            if rest or isinstance(current, Config) and isinstance(value, dict): inside.setdefault(head, {}).update({rest: value} if rest else value)
+            else: out[head] = value; inside.pop(head, None)
+        out |= {head: (out.get(head) or getattr(self, head)).replace(**{str(k): v for k, v in more.items()}) for head, more in inside.items()}
         return type(self)(**{**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, **out})
 
     def override(self, *settings: str) -> 'Config':
         "A copy with `'optim.weight_decay=0'`-style texts applied, as from a command line; values are read as YAML"
-        for s in settings:
-            name, eq, value = s.partition('=')
-            if not eq: raise ConfigError(f'{s!r} is not of the form name=value, e.g. optim.weight_decay=0')
-            self = self.replace(**{name.strip(): yaml.safe_load(value.replace('(', '[').replace(')', ']'))})
-        return self
+        return self.replace(**dict(map(read_setting, settings)))
 
 # %% ../nbs/00_config.ipynb #eaf5d7f2
 def config(cls):
@@ -245,6 +247,7 @@ class Mask(Config):
     schedule: Literal['range', 'linear', 'cosine'] = 'range'   # two numbers: drawn per example between them, or from the first to the second over the run
     drop: float = 0.0         # probability that the whole modality is hidden from an example (never all of them at once, so with one modality never)
     def check(self):
+        if self.schedule != 'range' and not isinstance(self.ratio, tuple): raise ConfigError(f'Mask.schedule={self.schedule!r} goes from one ratio to another: give two, e.g. ratio=({self.ratio / 2:g}, {self.ratio:g}), or leave schedule out')
         for r in self.bounds:
             if not 0 <= r < 1: raise ConfigError(f'Mask.ratio={self.ratio}: a ratio is at least 0 and below 1, since the encoder needs something to see; to hide a whole modality use Mask(kind="modality") or drop=0.5')
         if not 0 <= self.drop < 1: raise ConfigError(f'Mask.drop={self.drop} is a probability below 1; to hide a modality always use Mask(kind="modality")')
@@ -348,6 +351,7 @@ class Model(Config):
     decoder_stack: Stack | None = None
     limits = {'fusion_depth': AT_LEAST_0, 'decoder_fusion_depth': AT_LEAST_0}
     def check(self):
+        if (self.objective, self.inpainting, self.scored) == ('inpainting', 'displaced', 'all'): raise ConfigError("Model.inpainting='displaced' scores the slots of mask tokens only, so scored='all' cannot hold: use scored='masked', or inpainting='full', which scores every patch")
         for name, depth, stack in [('fusion_depth', self.fusion_depth, self.encoder_layers), ('decoder_fusion_depth', self.decoder_fusion_depth, self.decoder_layers)]:
             kind = self.encoder if name == 'fusion_depth' else self.decoder
             if kind == 'mid' and not 0 <= depth <= stack.layers:
@@ -390,7 +394,7 @@ class Optim(Config):
     layer_decay: float = 1.0   # fine-tuning: the learning rate shrinks by this factor from each layer to the one below, usually 0.75
     decay: Literal['decoupled', 'released'] = 'decoupled'   # released: multiplies the weights after the update
     warmup_epochs: float = 40.0
-    schedule: Literal['cosine', 'constant'] = 'cosine'
+    schedule: Literal['cosine', 'cyclic', 'constant'] = 'cosine'   # cyclic: as released, the cosine begins anew where the run ends; up to there the same
     clip_norm: float | None = None   # clip gradients to this global norm
     accumulate: int = 1       # micro-batches a step
     ema: float | None = None   # decay of a moving average of the weights, e.g. 0.999
@@ -465,14 +469,12 @@ class Pretrain(Run):
 
 # %% ../nbs/00_config.ipynb #62850b5f
 def _released(c: Pretrain) -> Pretrain:
-    "Warm-up, augmentation, decay and inpainting as in the authors' published configurations"
-    return c.replace(**{'optim.warmup_epochs': 4.0, 'optim.decay': 'released', 'video.crop': 'random', 'video.flip': True, 'model.inpainting': 'displaced'})
+    "Warm-up, schedule, augmentation, decay and inpainting as in the authors' published configurations"
+    return c.replace(**{'optim.warmup_epochs': 4.0, 'optim.decay': 'released', 'optim.schedule': 'cyclic', 'video.crop': 'random', 'video.flip': True, 'model.inpainting': 'displaced'})
 
-def _vggsound() -> Pretrain:
-    return Pretrain(data=Data(source='vggsound'))
+def _vggsound() -> Pretrain: return Pretrain(data=Data(source='vggsound'))
 
-def _audioset() -> Pretrain:
-    return Pretrain(audio=Audio(seconds=10.0, mask=Mask(ratio=0.7)), model=Model(size='L', encoder='mid'), data=Data(source='audioset'), train=Train(epochs=120.0))
+def _audioset() -> Pretrain: return Pretrain(audio=Audio(seconds=10.0, mask=Mask(ratio=0.7)), model=Model(size='L', encoder='mid'), data=Data(source='audioset'), train=Train(epochs=120.0))
 
 def _tiny() -> Pretrain:
     "Minutes on two CPU cores. Three-dimensional codes and weights that balance the two losses (pixels vary 10 times less than log-mel) make it learn sooner; `drop` teaches it to do without a modality"

@@ -146,6 +146,7 @@ def join(who: str = 'auto') -> tuple[int, int]:   # 'auto', or 'HOST:PORT,PROCES
     given = re.fullmatch(r'([^,]+:\d+),(\d+),(\d+)', who)
     if not given and who != 'auto': raise ConfigError(f"join({who!r}): 'auto', or HOST:PORT,PROCESSES,INDEX, e.g. 10.0.0.1:8476,4,0 in the first of four processes")
     if given and int(given[3]) >= int(given[2]): raise ConfigError(f'join({who!r}): the {given[2]} processes have indices 0 to {int(given[2]) - 1}')
+    if given and not 0 < int(given[1].rpartition(':')[2]) < 2**16: raise ConfigError(f'join({who!r}): the port of the first process is 1 to 65535')
     try: jax.distributed.initialize(*([given[1], int(given[2]), int(given[3])] if given else []))
     except ValueError as e: raise DeviceError(f"no cluster is known here ({e}): start with srun or mpirun, on every worker of a Cloud TPU, or give 'HOST:PORT,PROCESSES,INDEX'") from None
     except RuntimeError as e: raise DeviceError(f'this process cannot join the others: {e} ' + ('Restart the kernel, and join first' if 'before any' in str(e) else 'See that each of them was started, and reaches the first one at its address')) from None

@@ -17,7 +17,7 @@ class Classifier(Config):
     size: Literal['tiny', 'Ti', 'S', 'B', 'L', 'H'] = 'B'
     classes: tuple[int, ...] = (309,)   # one number a head: VGGSound (309,), AudioSet (527,), Epic-Kitchens verb and noun (97, 300)
     seconds: int | None = None   # logits for each of so many seconds; None: for the clip
-    fusion_layer: int = 8     # layers below it see one modality: 8 of 12; Large 16 (VGGSound) or 18 (AudioSet) of 24
+    fusion_layer: int | None = None   # layers below it see one modality; None: two thirds of them, 8 of 12, Large 16 of 24 (VGGSound; AudioSet has 18)
     bottlenecks: int = 4      # tokens z
     stochastic_depth: float = 0.0   # rate of the last layer, rising linearly from 0; 0.3 in fine-tuning
     dropped: Literal['rescaled', 'released'] = 'rescaled'   # kept branches are divided by their probability; released: not
@@ -30,11 +30,15 @@ class Classifier(Config):
     def check(self):
         if not self.classes: raise ConfigError(f'Classifier.classes={self.classes} wants the number of classes of each head, e.g. (309,)')
         if self.seconds is not None and len(self.classes) > 1: raise ConfigError(f'Classifier.seconds={self.seconds} with classes={self.classes}: seconds goes with one head')
-        if not 0 <= self.fusion_layer <= self.encoder_layers.layers: raise ConfigError(f'Classifier.fusion_layer={self.fusion_layer}: the stack has {self.encoder_layers.layers} layers; use 0 (fuse everywhere) to {self.encoder_layers.layers} (never)')
+        if not 0 <= self.fused_from <= self.encoder_layers.layers: raise ConfigError(f'Classifier.fusion_layer={self.fusion_layer}: the stack has {self.encoder_layers.layers} layers; use 0 (fuse everywhere) to {self.encoder_layers.layers} (never)')
         if not 0 <= self.stochastic_depth < 1: raise ConfigError(f'Classifier.stochastic_depth={self.stochastic_depth} is a probability below 1, usually 0.3')
         if self.bottlenecks < 1: raise ConfigError('Classifier.bottlenecks must be at least 1; to keep the modalities apart set fusion_layer to the number of layers')
     @property
     def encoder_layers(self) -> Stack: return self.encoder_stack or ENCODERS[self.size]
+    @property
+    def fused_from(self) -> int:
+        "The `fusion_layer` in use"
+        return self.encoder_layers.layers * 2 // 3 if self.fusion_layer is None else self.fusion_layer
 
 # %% ../nbs/02_tasks.ipynb #78a58b5f
 @config
@@ -139,7 +143,7 @@ def _ave() -> Finetune:
 
 def _released_tuning(c: Finetune) -> Finetune:
     "As in the authors' published configurations"
-    return c.replace(**{'classifier.dropped': 'released', 'augment.time_masks': 0})
+    return c.replace(**{'classifier.dropped': 'released', 'augment.time_masks': 0, 'optim.schedule': 'cyclic'})
 
 def _tiny_tuning() -> Finetune:
     "Minutes on two CPU cores, on what the preset `tiny` has pre-trained"

@@ -366,6 +366,8 @@ def test_a_port_that_is_taken(viewer):
     from avmae_nb.view.page import serve
     server, address = serve(viewer)
     with pytest.raises(ConfigError, match='another --port'): serve(viewer, int(address.split(':')[2].split('/')[0]))
+    for port in (-1, 65536, 99999999):
+        with pytest.raises(ConfigError, match='1 to 65535'): serve(viewer, port)
     server.server_close()
 
 # JupyterLab and Notebook 7, from opening to playing

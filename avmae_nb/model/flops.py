@@ -60,7 +60,7 @@ def _finetune_forward(config: Finetune, layer) -> dict[str, int]:
     stack, extra = c.encoder_layers, 0 if config.encoder or len(tokens) < 2 else c.bottlenecks
     if config.encoder: encoder = strategy_flops(c.encoder, tokens, tokens, stack, c.fusion_depth, layer)
     else:
-        alone = c.fusion_layer if extra else stack.layers
+        alone = c.fused_from if extra else stack.layers
         encoder = sum(stack_flops(n, n, stack, alone, layer) + stack_flops(n + extra, n + extra, stack, stack.layers - alone, layer) for n in tokens.values())
     return {'embedding': sum(2 * v.tokens * v.values * stack.width for v in config.modalities.values()), 'encoder': encoder,
             'heads': 2 * stack.width * sum(config.classifier.classes) * (config.classifier.seconds or 1) * len(tokens)}

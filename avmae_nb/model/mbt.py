@@ -114,7 +114,7 @@ class MBT(nnx.Module):
 
     def encode(self, inputs: dict, drops: dict | None = None, only: tuple[str, ...] | None = None) -> Tokens:
         "Tokens `[batch, tokens, width]` of each modality after the final norm; bottlenecks are dropped. `only`: these modalities; the others' streams do not run, and the next bottleneck is the mean over those that do"
-        tokens, kept, f, remat = self.embed(inputs, only), self.kept(drops), self.config.fusion_layer, self.config.remat
+        tokens, kept, f, remat = self.embed(inputs, only), self.kept(drops), self.config.fused_from, self.config.remat
         split = {m: nnx.split(self.streams[m].blocks) for m in tokens}
         if self.bottleneck is None: f = self.config.encoder_layers.layers
         part = lambda tree, s: jax.tree.map(lambda w: w[s], tree)

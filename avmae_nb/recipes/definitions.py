@@ -35,8 +35,9 @@ VARIANTS = {'supplement': '', 'released': '-released'}
 
 def _paper(variant: str) -> Size:
     end = VARIANTS[variant]
-    vggsound, audioset = preset('vggsound' + end), preset('audioset' + end)
-    return Size('paper', {'vggsound': Base(vggsound, finetune_preset('vggsound-finetune' + end)), 'audioset': Base(audioset, finetune_preset('audioset-finetune' + end)),
+    vggsound, audioset, tagger = preset('vggsound' + end), preset('audioset' + end), finetune_preset('audioset-finetune' + end)
+    louder = tagger.replace(**{'augment.mixup_audio': finetune_preset('audioset-finetune-audio').augment.mixup_audio})   # METHOD section 12
+    return Size('paper', {'vggsound': Base(vggsound, finetune_preset('vggsound-finetune' + end)), 'audioset': Base(audioset, tagger, {'A': louder}),
                           'epic': Base(vggsound, finetune_preset('epic-finetune')), 'ave': Base(vggsound, finetune_preset('ave-finetune'))}, Evaluation(clips=None, views=4, probe_clips=None))
 
 def open_size(name: str, variant: str = 'supplement') -> Size:   # 'tiny' or 'paper'; 'supplement' or 'released'

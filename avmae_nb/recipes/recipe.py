@@ -101,6 +101,10 @@ class Base:
     "What the rows of a recipe change"
     pretrain: Pretrain
     finetune: Finetune
+    alone: dict[str, Finetune] = field(default_factory=dict)   # letters (A, V, AV) -> what is fine-tuned instead on these modalities
+    def changed(self, change) -> 'Base':   # change: run -> run
+        "The same change in every run"
+        return Base(change(self.pretrain), change(self.finetune), {k: change(v) for k, v in self.alone.items()})
 
 @dataclass(frozen=True)
 class Size:
@@ -130,7 +134,7 @@ def tune_stage(recipe: Recipe, row: Row, size: Size, seed: int, letters: str) ->
     "A classifier of a row on these modalities"
     parents, base = pretrain_stages(recipe, row, size, seed), size.base(recipe.base)
     changes = {k: v for k, v in row.tune.items() if k != 'encoder'}
-    config, like = base.finetune.replace(**changes), [p.config for p in parents]
+    config, like = base.alone.get(letters, base.finetune).replace(**changes), [p.config for p in parents]
     if not like: like = [size.base(row.base or recipe.base).pretrain.replace(**(row.tiny if size.name == 'tiny' else row.paper))]
     if row.tune.get('encoder') == 'native': config = config.replace(encoder=like[0].model, **{'classifier.stochastic_depth': 0.0})
     for p in like: config = config.fitted(p)

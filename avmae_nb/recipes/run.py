@@ -49,7 +49,7 @@ def night(size: Size, store: str | Path, seeds: int | None = None) -> list[tuple
     "A row a recipe: name, source, stages, minutes alone, minutes with what earlier rows have trained; and the total"
     rows, seen = [], {}
     for r in RECIPES.values():
-        own = stages(r, size, range(seeds or size.seeds))
+        own = stages(r, size, range(size.seeds if seeds is None else seeds))
         new = {k: v for k, v in own.items() if k not in seen}
         seen |= own
         rows.append((r.name, r.source, len(own), round(minutes(own, store), 1), round(minutes(new, store), 1), r.question))
@@ -66,9 +66,13 @@ def _set(config: Run, setting: str) -> Run | None:
 def adjusted(size: Size, settings=()) -> Size:   # settings: name=value
     "A size with settings in all of its bases"
     for s in settings:
-        made = {k: (_set(b.pretrain, s), _set(b.finetune, s)) for k, b in size.bases.items()}
-        if all(a is None and b is None for a, b in made.values()): raise ConfigError(f'{s!r}: neither pre-training nor fine-tuning has this option, e.g. data.path=..., train.steps=..., classifier.classes=(20,)')
-        size = replace(size, bases={k: Base(a or size.bases[k].pretrain, b or size.bases[k].finetune) for k, (a, b) in made.items()})
+        known = []
+        def change(config):
+            found = _set(config, s)
+            known.append(found is not None)
+            return found or config
+        size = replace(size, bases={k: b.changed(change) for k, b in size.bases.items()})
+        if not any(known): raise ConfigError(f'{s!r}: neither pre-training nor fine-tuning has this option, e.g. data.path=..., train.steps=..., classifier.classes=(20,)')
     return size
 
 def data_settings(folder: str | None, labels: str | None = None, source: str | None = None) -> list[str]:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from ..config import ConfigError, Pretrain, Run
 from ..tasks import Finetune
-from ..train.checkpoint import FREE, _flat, library_versions, saved_steps
+from ..train.checkpoint import FREE, flat_config, library_versions, saved_steps
 
 # %% ../../nbs/recipes/01_stages.ipynb #77c418d0
 def telling(config: Run) -> dict:
     "The fields that differ from the defaults and change numbers, flat: what a stage's name is made of"
-    base, now = _flat(type(config)().to_dict()), _flat(config.to_dict())
+    base, now = flat_config(type(config)()), flat_config(config)
     return {k: v for k, v in now.items() if k not in FREE - {'data.path'} and k != 'init' and (k not in base or base[k] != v)}
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ __all__ = ['sweep_recipe', 'read_grid']
 
 # %% ../../nbs/recipes/08_sweep.ipynb #f55b33a0
 import itertools
-import yaml
-from ..config import ConfigError
+from ..config import ConfigError, read_setting
 from .recipe import Recipe, Row, column
 
 # %% ../../nbs/recipes/08_sweep.ipynb #f812ac91
@@ -27,5 +26,5 @@ def read_grid(texts) -> dict[str, list]:   # e.g. ('video.mask.ratio=0.5,0.75,0.
     for t in texts:
         name, eq, values = t.partition('=')
         if not eq or not values: raise ConfigError(f'{t!r} is not of the form name=value,value, e.g. video.mask.ratio=0.5,0.75,0.9')
-        out[name.strip()] = yaml.safe_load(f'[{values}]')
+        out[name.strip()] = read_setting(f'{name}=[{values}]')[1]
     return out

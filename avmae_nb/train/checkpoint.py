@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'UPGRADES', 'FREE', 'LIBRARIES', 'METRIC', 'RunError', 'run_lock', 'run_format', 'read_config',
-           'differences', 'check_same', 'saved_steps', 'library_versions', 'changed_versions', 'open_run',
-           'CheckpointError', 'Checkpoints', 'read_metric', 'read_meta', 'abstract_tree', 'read_items']
+           'flat_config', 'differences', 'check_same', 'saved_steps', 'library_versions', 'changed_versions',
+           'open_run', 'CheckpointError', 'Checkpoints', 'read_metric', 'read_meta', 'abstract_tree', 'read_items']
 
 # %% ../../nbs/train/01_checkpoint.ipynb #27b0bb2d
 import contextlib, errno, importlib.metadata, json, logging, os, platform, re, shutil, socket, threading, time
@@ -71,9 +71,14 @@ def _flat(values, prefix=''):
     if not isinstance(values, dict): return {prefix[:-1]: values}
     return {k: v for name, value in values.items() for k, v in _flat(value, f'{prefix}{name}.').items()}
 
+def flat_config(config: Config) -> dict:
+    "All fields by dotted name; where the size of a classifier decides (`fusion_layer=None`), the number in use, so that saying it or not is the same run"
+    out = _flat(config.to_dict())
+    return {k: config.classifier.fused_from if k == 'classifier.fusion_layer' else v for k, v in out.items()}
+
 def differences(old: Config, new: Config) -> dict[str, tuple]:
     "Fields whose values differ, as `{'train.batch': (32, 64)}`, without those that do not change the numbers"
-    a, b = _flat(old.to_dict()), _flat(new.to_dict())
+    a, b = flat_config(old), flat_config(new)
     return {k: (a.get(k), b.get(k)) for k in sorted({*a, *b}) if a.get(k) != b.get(k) and k not in FREE}
 
 def check_same(run, config: Config):

@@ -27,7 +27,7 @@ from .callbacks import Checkpointing, Evaluate, Log, Progress, Writer
 from .checkpoint import METRIC, CheckpointError, Checkpoints, abstract_tree, open_run, read_config, read_meta, run_lock
 from .faults import Faults
 from .learner import Learner, Settings, Term, Weights, add_terms, as_terms, means, total_loss
-from .optim import optimizer
+from .optim import optimizer, warmup_note
 
 # %% ../../nbs/train/04_pretrain.ipynb #8bc097ba
 def batch_masks(batch: dict, config: Pretrain, key, progress=0.) -> dict[str, Masking]:
@@ -153,6 +153,7 @@ def start(config: Run,
     parts = make(source)
     loader = Loader(source, config, limit=limit, report=Report(run/'bad_clips.jsonl' if run else None))
     steps = run_steps(config, loader.steps_per_epoch)
+    if note := warmup_note(config.optim, steps, loader.steps_per_epoch): print(note)
     learner = Learner(parts.model, parts.objective, optimizer(config.optim, config.learning_rate, steps, loader.steps_per_epoch), loader,
                       default_callbacks(config, steps, parts, callbacks or ()), Settings(run, config.train.seed, config.train.fsdp, config.train.nan_limit, tuple(devs), config.train.debug))
     learner.config, learner.source, learner.evaluate = config, source, parts.evaluate

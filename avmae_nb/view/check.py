@@ -15,6 +15,7 @@ from ..model.flops import recomputed_flops, step_flops
 from ..train.abstract import REMAT, remat_field, step_bytes
 from ..train.callbacks import duration_text
 from ..train.learner import Learner
+from ..train.optim import warmup_note, warmup_steps
 from .batch import draw_masks, hidden_grids, show_batch
 from .panel import COLOURS, Panel, Panels, new_figure, style, table
 
@@ -102,7 +103,7 @@ def _ratio_now(mask, progress):
 def plot_schedule(learner: Learner) -> Panel:
     "Learning rate over the run, with epochs above, and mask ratios where they are scheduled"
     steps, epoch = learner.optimizer.steps, learner.loader.steps_per_epoch
-    at = np.unique(np.linspace(0, steps, 300).astype(int)); rate = np.array([float(learner.optimizer.schedule(int(s))) for s in at])
+    at = np.unique(np.linspace(0, steps - 1, 300).astype(int)); rate = np.array([float(learner.optimizer.schedule(int(s))) for s in at])   # of the first step to the last
     top = int(rate.argmax())
     with style():
         fig = new_figure(5.2, 2.3); ax = fig.add_axes([0.14, 0.19, 0.76, 0.6])
@@ -130,7 +131,9 @@ def remarks(learner: Learner, batch: dict, times: dict, loading: float) -> list[
         if hasattr(config.inputs[m], 'logmel'):
             x = np.asarray(batch[m], np.float32); mean, std = float(x.mean()), float(x.std())
             if not (abs(mean) < 3 and 0.2 < std < 5): out.append(f'{m}: this batch has mean {mean:.2g} and deviation {std:.2g}; measure LogMel.mean and LogMel.std with avmae_nb.data.loader.logmel_statistics')
-    if config.optim.warmup_epochs * learner.loader.steps_per_epoch > 0.5 * learner.optimizer.steps: out.append('warm-up takes more than half of the run: lower optim.warmup_epochs')
+    length = learner.optimizer.steps, learner.loader.steps_per_epoch
+    if note := warmup_note(config.optim, *length): out.append(note)
+    elif warmup_steps(config.optim, *length) > 0.5 * length[0]: out.append('warm-up takes more than half of the run: lower optim.warmup_epochs')
     peak, limit = times['peak'], devices.describe().memory
     if peak and limit and peak > 0.9 * limit: out.append('the device is more than 90% full: use model.remat="attention" or "block" (check(memory="15GiB") says which), or optim.accumulate')
     return out

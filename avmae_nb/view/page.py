@@ -67,6 +67,7 @@ def _handler(viewer: Viewer, secret: str):
 
 def serve(viewer: Viewer, port: int = 0) -> tuple[ThreadingHTTPServer, str]:   # port 0: a free one
     "A server for this viewer, not yet running (`serve_forever()`), and its address"
+    if not 0 <= port < 2**16: raise ConfigError(f'port {port}: ports are 1 to 65535; 0, or none, takes a free one')
     secret = secrets.token_urlsafe(16)
     try: server = ThreadingHTTPServer(('127.0.0.1', port), _handler(viewer, secret))
     except OSError as e: raise ConfigError(f'port {port} cannot be used ({e.strerror}): give another --port, or none for a free one') from None

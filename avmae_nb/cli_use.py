@@ -6,6 +6,7 @@
 __all__ = ['evaluate', 'probe', 'embed', 'export', 'view', 'add_use']
 
 # %% ../nbs/cli_use.ipynb #59ebabaf
+import sys, time
 from pathlib import Path
 from .cli_data import whole
 from .config import ConfigError
@@ -66,11 +67,23 @@ def _add_probe(add):
     p.add_argument('settings', nargs='*', metavar='name=value', help='e.g. data.world=hard')
 
 # %% ../nbs/cli_use.ipynb #cffefd67
+def _telling():
+    "A line on stderr on how far embedding is: written over twice a second in a terminal, a new one every ten seconds in a log"
+    terminal, began, told = sys.stderr.isatty(), time.perf_counter(), [-100.0]
+    def tell(windows, done, files):
+        now = time.perf_counter()
+        if done and now - told[0] < (0.5 if terminal else 10): return
+        told[0] = now
+        text = f'file {done} of {files}, {windows} windows, {windows / max(now - began, 1e-9):.1f} windows/s' if done else f'{files} file{"s" * (files > 1)}; the first batch compiles the model, which can take a minute'
+        print(f'\r{text:<78}' if terminal and done else text, end='' if terminal and done else '\n', file=sys.stderr, flush=True)
+    return tell
+
 def embed(args):
     "Write embeddings of files to one .npz"
-    from avmae_nb.interop.embed import embed
+    from avmae_nb.interop.embed import How, embed_telling
     if not args.out.endswith('.npz'): raise ConfigError(f'--out {args.out}: embeddings are written as .npz')   # before hours of work, not after
-    found = embed(_model(args.model), args.path, args.what, args.hop, args.batch, args.workers)
+    found = embed_telling(_model(args.model), args.path, How(args.what, args.hop, args.batch, args.workers), _telling())
+    if sys.stderr.isatty(): print(file=sys.stderr)   # the line that was written over is left as it is
     print(f'{found!r}\nsaved: {found.save(args.out)}')
 
 def export(args):

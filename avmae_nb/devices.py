@@ -7,7 +7,7 @@ __all__ = ['DeviceError', 'require', 'gemm_peak', 'peak_flops', 'Devices', 'desc
            'weight_shardings', 'shard_batch', 'usable_devices', 'compilation_cache', 'join', 'few_heaps', 'trim_memory']
 
 # %% ../nbs/01_devices.ipynb #c6f7887d
-import ctypes, math, os, platform, re, time
+import ctypes, math, os, platform, re, sys, time
 from dataclasses import dataclass
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
@@ -24,13 +24,15 @@ _MEND = dict(
 class DeviceError(RuntimeError):
     "The hardware asked for is not the hardware that JAX uses; the message says how to mend it"
 
+def _then() -> str: return 'Then restart the kernel.' if 'ipykernel' in sys.modules else 'Then start again.'
+
 def require(kind: str):  # 'tpu', 'gpu' or 'cpu'
     "Stop, saying how to mend it, unless JAX runs on `kind`"
     if kind not in _MEND: raise ConfigError(f'require({kind!r}): {nearest(kind, _MEND)}')
     try: found = jax.default_backend()
-    except RuntimeError as e: raise DeviceError(f'JAX cannot start the device: {e}. To get a {kind.upper()}: {_MEND[kind]}. Then restart the kernel.') from None
+    except RuntimeError as e: raise DeviceError(f'JAX cannot start the device: {e}. To get a {kind.upper()}: {_MEND[kind]}. {_then()}') from None
     found = 'gpu' if found in ('cuda', 'rocm') else found
-    if found != kind: raise DeviceError(f'{kind.upper()} was asked for, but JAX {jax.__version__} runs on {found.upper()} ({jax.devices()[0].device_kind}): {_MEND[kind]}. Then restart the kernel.')
+    if found != kind: raise DeviceError(f'{kind.upper()} was asked for, but JAX {jax.__version__} runs on {found.upper()} ({jax.devices()[0].device_kind}): {_MEND[kind]}. {_then()}')
 
 # %% ../nbs/01_devices.ipynb #c4e7f387
 def gemm_peak(size: int = 1536, seconds: float = 0.5, dtype=jnp.float32) -> float:  # FLOP/s

@@ -138,7 +138,7 @@ def test_what_is_left_out_is_said(tmp_path):
     source = opened(tmp_path, 'folder', 'own.csv', text)
     notes = '\n'.join(source.notes)
     assert 'leakage: 1 recordings' in notes and '0.mp4' in notes and '1 rows last no time and were left out' in notes and 'own.csv, line 6' in notes
-    assert '1 rows repeat an earlier one' in notes and 'own.csv, line 5' in notes and '2 of 4 classes (class) have no clip here: c, d' in notes and source.missing == ('lost.mp4',) and source.classes == ['a', 'b', 'c', 'd']
+    assert '1 rows repeat an earlier one' in notes and 'own.csv, line 5' in notes and '2 of 4 classes (class) have no clip in the train split: c, d' in notes and source.missing == ('lost.mp4',) and source.classes == ['a', 'b', 'c', 'd']
 
 def test_times_outside_the_file_name_the_line(tmp_path):
     folder(tmp_path)

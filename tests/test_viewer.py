@@ -129,6 +129,23 @@ def test_a_kernel_that_is_gone_leaves_the_picture(page):
     page.evaluate("heard['comm_live_update'].forEach(f => f())")
     assert 'The kernel is gone' in page.locator('.avmae-status').inner_text()
 
+def test_the_first_question_of_a_kind_may_take_its_time(page):
+    "Attention compiles a program of its own: the page does not call the kernel gone, and waits for the answer"
+    answer, late = by_hand(), []
+    mount(page, lambda ask: late.append(ask) if ask['ask'] == 'attend' else answer(ask)); ready(page)
+    page.locator('input[value=look]').check()
+    page.locator('canvas[data-key="original/video"]').click(position={'x': 10, 'y': 10})
+    page.wait_for_function("document.querySelector('.avmae-status').textContent.includes('the first time takes longer')", timeout=9000)
+    assert late and 'gone' not in page.locator('.avmae-status').inner_text()
+
+def test_in_a_narrow_window_pictures_come_first(page):
+    page.set_viewport_size({'width': 640, 'height': 900}); mount(page, by_hand()); ready(page)
+    top = lambda name: page.locator(name).first.bounding_box()
+    assert top('.avmae-stage')['y'] < top('.avmae-side')['y'] and top('.avmae-side')['height'] < 700
+    page.set_viewport_size({'width': 1250, 'height': 900})
+    stage, side = top('.avmae-stage'), top('.avmae-side')
+    assert abs(stage['y'] - side['y']) < 2 and side['x'] < stage['x'] and side['width'] < 240
+
 def test_a_clip_without_picture(page):
     mount(page, by_hand(missing=['video'])); ready(page)
     assert 'no video' in page.locator('.avmae-name').inner_text() and pixel(page, 'original/audio', 80, 28) == LUT[SOUND[0, 3]].tolist()

@@ -40,13 +40,14 @@ def _serve(fd: int):
     _limit_memory(MEMORY)
     while True:
         try: key, target, method, args, deadline, folder = connection.recv()
-        except EOFError: return
+        except (EOFError, OSError): return
         if target is not None: targets[key] = target
         with contextlib.suppress(OSError): os.chdir(folder or '.')   # names may be relative
         signal.setitimer(signal.ITIMER_REAL, deadline)
         answer = _answer(targets[key], method, args)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        connection.send(answer)
+        try: connection.send(answer)
+        except OSError: return   # the run is gone and wants no answer
 
 # %% ../../nbs/data/04_guard.ipynb #5a68d2f1
 class Died(RuntimeError):

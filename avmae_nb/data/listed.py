@@ -96,11 +96,12 @@ def class_counts(items: list[Item], labels: Labels) -> dict[str, dict[str, int]]
             for c in classes: count[c] = count.get(c, 0) + 1
     return {head: {labels.heads[head][c]: n for c, n in count.items() if c >= 0} for head, count in counts.items()}
 
-def _without_clips(items, labels):
+def _without_clips(items, labels, split):
     "A note on each head that has classes without a clip"
+    where = 'here' if split == 'all' else f'in the {split} split'
     for head, counts in class_counts(items, labels).items():
         empty = [c for c, n in counts.items() if not n and not (labels.kind == 'seconds' and c == labels.heads[head][-1])]
-        if empty: yield f'{len(empty)} of {len(counts)} classes ({head}) have no clip here: {examples(empty, 10)}'
+        if empty: yield f'{len(empty)} of {len(counts)} classes ({head}) have no clip {where}: {examples(empty, 10)}'
 
 # %% ../../nbs/data/04_listed.ipynb #1ab10b8d
 def _missing(rows, lost, index):
@@ -121,7 +122,7 @@ def open_listed(index: Index, rows: list[Listed], labels: Labels | None, data: D
     chosen, more = in_split(pairs, split)
     chosen = [chosen[k] for k in spread([pairs[i][1] for i in chosen], data.clips)]
     items = [Item(f, r.label, r.begin, r.end) for r, f in (pairs[i] for i in chosen)]
-    found = make(index.root, items, None, (*notes, *more, *(_without_clips(items, labels) if labels else ())), labels)
+    found = make(index.root, items, None, (*notes, *more, *(_without_clips(items, labels, split) if labels else ())), labels)
     found.missing, found.lines = tuple(r.names[0] for r in lost), tuple(pairs[i][0].where for i in chosen)
     return announced(found)
 

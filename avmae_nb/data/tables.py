@@ -6,7 +6,7 @@
 __all__ = ['COLUMNS', 'examples', 'read_text', 'number', 'clock_time', 'lasts', 'inside', 'read_table', 'read_labels']
 
 # %% ../../nbs/data/02_tables.ipynb #013629b3
-import csv, io, math, ntpath, posixpath, re
+import csv, difflib, io, math, ntpath, posixpath, re
 from ..config import ConfigError
 from ..files import local_path
 
@@ -94,7 +94,16 @@ def _columns(path, header):
     found = {k: next((h for h in header if h.strip().lower() in names), None) for k, names in COLUMNS.items()}
     if found['file'] is None: raise ConfigError(f'{path}: no column with file names. The header is {", ".join(map(repr, header)) or "empty"}; wanted: one of {", ".join(COLUMNS["file"])}, and if there are any: {"; ".join(" or ".join(v) for k, v in COLUMNS.items() if k != "file")}')
     if found['label'] and found['labels']: raise ConfigError(f'{path}: both {found["label"]!r} (one label a clip) and {found["labels"]!r} (several, separated by |) in the header; keep one')
+    _refuse_misspelt(path, header, {k for k, v in found.items() if v is not None})
     return {k: v for k, v in found.items() if v is not None}
+
+def _refuse_misspelt(path, header, found: set):
+    "A column that is almost one which is missing would be passed over in silence"
+    open_kinds = [k for k in COLUMNS if k not in found and not (k in ('label', 'labels') and found & {'label', 'labels'})]
+    for word in (h.strip().lower() for h in header if h.strip().lower() not in sum(COLUMNS.values(), ())):
+        for k in open_kinds:
+            near = [n for n in COLUMNS[k] if sorted(n) == sorted(word)] or difflib.get_close_matches(word, COLUMNS[k], 1, 0.8 if k == 'label' else 0.84)
+            if near: raise ConfigError(f'{path} has columns {", ".join(header)}: did you mean {near[0]} instead of {word}? Columns that are read: {"; ".join(" or ".join(v) for v in COLUMNS.values())}')
 
 def _cell(kind, column, text, where):
     "A cell as what its column holds"

@@ -91,7 +91,7 @@ def check_same(run, config: Config):
     if diff:
         lines = [f'  {k}: {a!r} in the run, {b!r} now' for k, (a, b) in diff.items()]
         raise ConfigError('\n'.join([f'{run} holds checkpoints of another configuration:', *lines,
-            f'To go on with that run use its own configuration, {type(config).__name__}.load({str(run/"config.yaml")!r}); to train with this one choose another run folder.']))
+            f'To go on with that run use its own configuration, {type(config).__name__}.load({str(run/"config.yaml")!r}), in the terminal: avmae {type(config).__name__.lower()} --config {run/"config.yaml"} --run {run}; to train with this one choose another run folder.']))
 
 def saved_steps(run) -> list[int]:
     "Steps with a complete checkpoint, oldest first (unfinished ones have other names)"
@@ -272,7 +272,7 @@ def restore(self: Checkpoints, like: dict,   # name -> abstract tree
     "Step and items; falls back to an earlier checkpoint, with a message, when the newest is damaged"
     steps = [step] if step is not None else self.steps[::-1]
     if not steps or (step is not None and step not in self.steps):
-        raise CheckpointError(f'no checkpoint{"" if step is None else f" of step {step}"} in {self.folder}: there are steps {self.steps or "none"}')
+        raise CheckpointError(f'no checkpoint{"" if step is None else f" of step {step}"} in {self.folder}: {f"there are steps {self.steps}" if self.steps else "none has been written yet: the run was stopped before its first one, or still trains towards it"}')
     errors = {}
     for s in steps:
         try: items = read_items(self.folder/str(s), like)

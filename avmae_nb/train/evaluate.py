@@ -77,6 +77,8 @@ def _means(sums: list) -> dict:
     return jax.tree.map(lambda s: float(s[0] / s[1]) if s[1] > 0 else float('nan'), total)
 
 # %% ../../nbs/train/05_evaluate.ipynb #a731ef65
+def _share(x: float, digits: int = 1) -> str: return f'{round(x, digits + 2) + 0.0:.{digits}%}'   # + 0.0: no -0%
+
 @dataclass(frozen=True)
 class MaskedError:
     "Mean squared errors of hidden patches in input units; prints as a table"
@@ -90,7 +92,7 @@ class MaskedError:
         return 1 - self.model[modality] / min(self.mean_patch[modality], self.nearest_in_time[modality])
     def __repr__(self):
         head = f'{"error of hidden patches":<25}{"model":>10}{"mean patch":>14}{"nearest in time":>18}{"below the better":>19}'
-        rows = [f'{m:<25}{self.model[m]:>10.4f}{self.mean_patch[m]:>14.4f}{self.nearest_in_time[m]:>18.4f}{self.better(m):>18.0%} ' for m in self.model]
+        rows = [f'{m:<25}{self.model[m]:>10.4f}{self.mean_patch[m]:>14.4f}{self.nearest_in_time[m]:>18.4f}{_share(self.better(m), 0):>18} ' for m in self.model]
         return '\n'.join([head, *rows, f'{self.clips} clips, statistics: {self.statistics}'])
 
 def _numbered(batches, key):
@@ -98,18 +100,23 @@ def _numbered(batches, key):
     wanted = lambda k: k in ('example_mask',) or not k.startswith(('index', 'label', 'notes'))
     for i, b in enumerate(batches): yield {k: v for k, v in b.items() if wanted(k)}, jax.random.fold_in(key, i)
 
-def _count(batches) -> int: return int(sum(np.asarray(b.get('example_mask', np.ones(len(next(iter(b.values())))))).sum() for b in batches))
+def _counted(batches) -> tuple[list, int]:
+    "The batches as a list, and how many clips in them can be used; `ConfigError` where there are none"
+    batches = list(batches)
+    n = int(sum(np.asarray(b.get('example_mask', np.ones(len(next(iter(b.values())))))).sum() for b in batches))
+    if not n: raise ConfigError('there is nothing to evaluate on: no clip of these batches can be used. `eval_batches(..., report=Report())` says why')
+    return batches, n
 
 def masked_error(model: AVMAE,
                  batches,   # from `eval_batches`; a list, or an iterator that is used up
                  config: Pretrain,
                  key=None) -> MaskedError:   # of the masks; default `train.seed`
     "The model and both baselines on the hidden patches of held-out clips"
-    batches, key = list(batches), jax.random.key(config.train.seed) if key is None else key
+    (batches, clips), key = _counted(batches), jax.random.key(config.train.seed) if key is None else key
     split = nnx.split(model)
     rows = _means([_errors(*split, b, config, batch_masks(b, config, k, 1.0)) for b, k in _numbered(batches, key)])
     pick = lambda name: {m: rows[m][name] for m in config.modalities}   # jit returns dicts sorted
-    return MaskedError(pick('model'), pick('mean patch'), pick('nearest in time'), _count(batches), 'true patch statistics (leaks)' if config.model.normalise_targets else 'pixels')
+    return MaskedError(pick('model'), pick('mean patch'), pick('nearest in time'), clips, 'true patch statistics (leaks)' if config.model.normalise_targets else 'pixels')
 
 # %% ../../nbs/train/05_evaluate.ipynb #c1d5c8b9
 def _withhold(masks: dict, keep: str) -> dict:
@@ -138,14 +145,14 @@ class CrossModalGain:
         return 1 - self.errors[modality]['present'] / self.errors[modality][against]
     def __repr__(self):
         head = f'{"error of hidden patches":<25}{"other present":>15}{"withheld":>12}{"another clip":>15}{"gain":>9}{"against another":>18}'
-        rows = [f'{m:<25}{e["present"]:>15.4f}{e["withheld"]:>12.4f}{e["another clip"]:>15.4f}{self.gain(m):>9.1%}{self.gain(m, "another clip"):>18.1%}' for m, e in self.errors.items()]
+        rows = [f'{m:<25}{e["present"]:>15.4f}{e["withheld"]:>12.4f}{e["another clip"]:>15.4f}{_share(self.gain(m)):>9}{_share(self.gain(m, "another clip")):>18}' for m, e in self.errors.items()]
         return '\n'.join([head, *rows, f'{self.clips} clips'])
 
 def cross_modal_gain(model: AVMAE, batches, config: Pretrain, key=None) -> CrossModalGain:
     "How much better each modality's hidden patches are predicted because the other modality is there"
     if len(config.modalities) < 2: raise ConfigError('cross_modal_gain needs a model of at least two modalities')
-    batches, key = list(batches), jax.random.key(config.train.seed) if key is None else key
+    (batches, clips), key = _counted(batches), jax.random.key(config.train.seed) if key is None else key
     split = nnx.split(model)
     sums = [{m: _gain(*split, b, config, m, batch_masks(b, config, k, 1.0)) for m in config.modalities} for b, k in _numbered(batches, key)]
     found = _means(sums)
-    return CrossModalGain({m: found[m] for m in config.modalities}, _count(batches))
+    return CrossModalGain({m: found[m] for m in config.modalities}, clips)

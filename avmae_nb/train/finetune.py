@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 from ..config import ConfigError, Pretrain, Run
 from ..data.augment import VARY, mix, mixup_weights
-from ..data.loader import Report, eval_batches
+from ..data.loader import Report
 from ..data.sources import Source, open_source
 from ..model.heads import EncoderClassifier, head_losses
 from ..model.mbt import MBT, drop_patterns
@@ -25,7 +25,7 @@ from ..tasks import Finetune, config_kind
 from .checkpoint import METRIC, CheckpointError, Checkpoints, saved_steps
 from .learner import Learner, Term
 from .predictions import Predictions, Tally, check_labels, clip_logits, on_all_hosts
-from .pretrain import Parts, clip_weights, load, read_run, rehearsed, start, trained, whole_batches
+from .pretrain import Parts, clip_weights, load, read_run, rehearsed, start, trained, usable_batches
 from .scores import measures
 
 # %% ../../nbs/train/10_finetune.ipynb #d4f11168
@@ -102,7 +102,7 @@ class EvalScores:
     @cached_property
     def batches(self) -> list[dict]:
         "All evaluation batches, kept in memory"
-        return list(eval_batches(self.source, whole_batches(self.config, self.clips), self.clips, report=self.report))
+        return usable_batches(self.source, self.config, self.clips, self.report)
 
     def predictions(self, learner) -> Predictions:
         "Of the averaged weights where there are some, else of the current ones"
@@ -141,6 +141,7 @@ def finetune(config: Finetune,
              limit: int | None = None) -> Learner:   # use only the first clips
     "A learner for this configuration, at the newest checkpoint of `run` if there is one; `fit()` trains it"
     config, run = rehearsed(config, run, fast)
+    if config.init != 'scratch' and not (run and saved_steps(run)): importlib.import_module(STARTER).check_init(config)   # before minutes of work
     def make(source):
         held_out = open_source(config.data, 'eval') if config.train.eval_clips else None
         for s in filter(None, (source, held_out)): check_labels(s, config.labels, config.classifier.classes, config.classifier.seconds)

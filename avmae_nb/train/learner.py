@@ -8,7 +8,7 @@ __all__ = ['Weights', 'Term', 'as_terms', 'total_loss', 'means', 'add_terms', 'T
            'jit_update', 'Settings', 'Diverged', 'stop_signals', 'Learner']
 
 # %% ../../nbs/train/02_learner.ipynb #16f52168
-import contextlib, itertools, math, signal, threading
+import contextlib, itertools, math, signal, sys, threading
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -66,8 +66,8 @@ def total_loss(terms: dict[str, Term], weights: dict | None = None):
     return sum(t.scale * t.total / (weights[k] + 1e-8) for k, t in terms.items() if t.scale)
 
 def means(terms: dict[str, Term]) -> dict:
-    "The mean of each term"
-    return {k: t.total / (t.weight + 1e-8) for k, t in terms.items()}
+    "The mean of each term; NaN where nothing counts"
+    return {k: jnp.where(t.weight > 0, t.total / (t.weight + 1e-8), jnp.nan) for k, t in terms.items()}
 
 def add_terms(terms: list[dict[str, Term]]) -> dict[str, Term]:
     "Join the terms of several batches into those of all of them"
@@ -185,6 +185,7 @@ def stop_signals(learner):
     def handle(number, frame):
         if learner.stopped and number == signal.SIGINT: raise KeyboardInterrupt
         learner.stopped = signal.Signals(number).name
+        with contextlib.suppress(RuntimeError): print('stopping after this step: what is done is kept' + '; Ctrl-C again stops at once' * (number == signal.SIGINT), file=sys.stderr, flush=True)   # RuntimeError: in the middle of another print
         if hasattr(learner._batches, 'enough') and jax.process_count() == 1: learner._batches.enough = True   # it may wait for a clip that never comes
     before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
     try: yield

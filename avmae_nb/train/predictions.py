@@ -22,7 +22,7 @@ from .pretrain import whole_batches
 # %% ../../nbs/train/08_predictions.ipynb #d1a88d62
 def label_kind(source: Source) -> Labels:
     "The labels of a source; `ConfigError` where it has none"
-    if source.labels is None: raise ConfigError(f'{source!r} has no labels: give Data.labels (a CSV, or "folders" to take subfolders as classes), or a source that knows them')
+    if source.labels is None: raise ConfigError(f'{source!r} has no labels: give Data.labels (a CSV with the columns file and label, or "folders" to take subfolders as classes), or a source that knows them')
     return source.labels
 
 def labelled(labels: np.ndarray, kind: str) -> np.ndarray:
@@ -114,11 +114,15 @@ def on_all_hosts(function, mesh):
     return lambda params, batch: jax.device_get(compiled(params, devices.shard_batch(batch, mesh)))
 
 # %% ../../nbs/train/08_predictions.ipynb #badc5b50
+def _written(classes: tuple[int, ...]) -> str:
+    "As it can be given in Python and, in quotes where there are several, in a terminal"
+    return str(classes[0]) if len(classes) == 1 else str(list(classes)).replace(' ', '')
+
 def check_labels(source: Source, kind: str, classes: tuple[int, ...], seconds: int | None = None) -> Labels:
     "The labels of a source, if they are what a classifier was made for; otherwise `ConfigError`"
     found = label_kind(source)
     if found.kind != kind: raise ConfigError(f'{source!r} has labels of kind {found.kind!r} and the classifier is for {kind!r}: set labels={found.kind!r} in the configuration, or another data.source')
-    if found.classes != tuple(classes): raise ConfigError(f'{source!r} has {found.classes} classes ({found}) and the classifier {tuple(classes)}: set classifier.classes={found.classes}')
+    if found.classes != tuple(classes): raise ConfigError(f'{source!r} has {found.classes} classes ({found}) and the classifier {tuple(classes)}: set classifier.classes={_written(found.classes)}')
     if found.seconds != seconds: raise ConfigError(f'{source!r} has labels for {found.seconds} seconds and the classifier for {seconds}: set classifier.seconds={found.seconds}')
     return found
 

@@ -195,7 +195,8 @@ class Viewer:
 
     def code(self) -> str:
         "Python that makes this view again"
-        return f'from avmae_nb.view.viewer import view\nfrom avmae_nb.view.explore import Hide, ViewState\n\n{self.origin}state={self.state!r})'
+        first = '# model and config: of the shipped model, model, config, *_ = open_shipped() from avmae_nb.interop.shipped;\n# of a run, model, config = load("runs/mine") from avmae_nb.train.pretrain\n' if 'model, config' in self.origin else ''
+        return f'from avmae_nb.view.viewer import view\nfrom avmae_nb.view.explore import Hide, ViewState\n\n{first}{self.origin}state={self.state!r})'
 
     def file(self, kind: str) -> bytes:
         "The present state as `png`, `svg`, `pdf`, `webp` or `gif`; the last two move"

@@ -3,6 +3,8 @@
 
 const ROWS = ['original', 'masked', 'reconstruction', 'pasted', 'error']
 const SILENT = 4000      // ms without an answer before the page says so
+const PATIENCE = 60000   // the same for the first question of a kind, whose program is compiled first
+const COMPILED = ['answer', 'attend', 'sound', 'save']
 const SETTLE = 8         // ms a control must rest before the model is asked
 let instances = 0
 
@@ -35,6 +37,7 @@ function packed(grid) {   // as numpy.packbits, in hexadecimal
   return out
 }
 const number = v => v === null || v === undefined || !Number.isFinite(v) ? 'not finite' : v === 0 ? '0' : Math.abs(v) < 1e-3 ? v.toExponential(1) : v.toPrecision(3)
+const kindOf = (ask, s) => JSON.stringify([ask, s?.model, s?.compare, !!s?.other])   // questions that are answered by the same programs
 const percent = v => `${Math.round(100 * v)}%`
 
 // Patterns that tell without colour: diagonal lines for hidden, a cross for not-a-number, dots for not predicted
@@ -156,7 +159,7 @@ class Pictures {
 
 class Viewer {
   constructor(model, el) {
-    Object.assign(this, { model, el, id: ++instances, asked: 0, flying: 0, waiting: false, undone: [], done: [], sounds: {}, waits: {}, rows: new Set(ROWS), pictures: {} })
+    Object.assign(this, { model, el, id: ++instances, asked: 0, flying: 0, waiting: false, undone: [], done: [], sounds: {}, waits: {}, kinds: {}, known: new Set(), rows: new Set(ROWS), pictures: {} })
     this.root = make('section', { className: 'avmae', 'aria-label': 'Reconstruction viewer' }); el.append(this.root)
     this.root.addEventListener('focusin', e => e.target.matches('input, select, textarea, canvas') && e.target.setAttribute('data-lm-suppress-shortcuts', 'true'))   // Jupyter takes arrow keys before they come here, unless the element with the focus says no
     this.root.addEventListener('keydown', e => this.key(e))
@@ -176,13 +179,20 @@ class Viewer {
   say(text, alarm = false) { this.status.textContent = text; this.status.classList.toggle('avmae-alarm', alarm) }
   post(content) {
     const id = ++this.asked
-    this.waits[id] = setTimeout(() => { this.silent = true; this.say(`No answer from the kernel for ${SILENT / 1000} s: it is busy or gone. This is the last picture.`, true) }, SILENT)
+    const kind = content.ask, known = kindOf(kind, this.state), lost = ms => { this.silent = true; this.say(`No answer from the kernel for ${ms / 1000} s: it is busy or gone. This is the last picture.`, true) }
+    this.kinds[id] = known
+    this.waits[id] = setTimeout(this.known.has(known) ? () => lost(SILENT) : () => {
+      this.silent = true; this.say(COMPILED.includes(kind) ? "The model's program for this is being compiled; the first time takes longer." : 'The kernel is at work; the first time takes longer.')
+      this.waits[id] = setTimeout(() => lost(PATIENCE), PATIENCE - SILENT)
+    }, SILENT)
     try { this.model.send({ ...content, id, page: this.id }) } catch (e) { clearTimeout(this.waits[id]); this.gone() }
     return id
   }
   answer(content, buffers) {
     if (this.closed || content.page !== this.id) return
     clearTimeout(this.waits[content.id]); delete this.waits[content.id]
+    if (!content.error) this.known.add(this.kinds[content.id])
+    delete this.kinds[content.id]
     if (this.silent) { this.silent = false; this.say('') }
     const arrays = arraysOf(content.arrays || [], buffers)
     if (content.id === this.flying) this.flying = 0

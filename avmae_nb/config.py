@@ -30,18 +30,17 @@ def _cast_union(value, hint, where):
     "A value for `A | B | None`: the first alternative that takes it"
     options, errors = typing.get_args(hint), []
     if value is None and type(None) in options: return None
-    for option in options:
-        if option is type(None): continue
+    for option in (o for o in options if o is not type(None)):
         try: return _cast(value, option, where)
         except ConfigError as e: errors.append(str(e))
     raise ConfigError(errors[0] if len(errors) == 1 else f'{where}: none of these takes {value!r}: ' + '; '.join(errors))
 
 def _cast_tuple(value, hint, where):
     "A list or tuple, element by element; one value stands for a tuple of one where any number of them may be given"
-    args = typing.get_args(hint)
-    if args[-1:] == (Ellipsis,) and isinstance(value, (int, float, str)): value = (value,)
+    args, many = typing.get_args(hint), typing.get_args(hint)[-1:] == (Ellipsis,)
+    if many and isinstance(value, (int, float, str)): value = (value,)
     if not isinstance(value, (list, tuple)): raise ConfigError(f'{where} wants a tuple, got {value!r}')
-    if args[-1:] == (Ellipsis,): args = args[:1] * len(value)
+    if many: args = args[:1] * len(value)
     if len(args) != len(value): raise ConfigError(f'{where} wants {len(args)} values, got {value!r}')
     return tuple(_cast(v, a, f'{where}[{i}]') for i, (v, a) in enumerate(zip(value, args)))
 

@@ -196,7 +196,8 @@ def _hole(reader, sent, packet, at, position):
     alone = count == 1 and len(reader.container.streams) > 1   # packets of the other streams lie between
     skipped = (packet.pos or 0) >= position + 64
     if 'avi' in names: return sent[kind] if kind in sent and skipped and not _chunked(reader.path, position, packet.pos - 8) else None   # frames are counted, so that no time is missing
-    if names & {'ogg', 'flac'}: return sent[kind] if kind == 'audio' and at > sent.get(kind, at) + 0.2 else None
+    sure = 'flac' in names or 'ogg' in names and any(c in reader.codecs[packet.stream.index] for c in ('opus', 'vorbis'))   # FLAC in Ogg that starts late jumps after its first page
+    if sure: return sent[kind] if kind == 'audio' and at > sent.get(kind, at) + 0.2 else None
     hole = names & {'matroska', 'flv'} and skipped and not alone and ('matroska' in names or reader.audio) or 'mpegts' in names and count > 1
     return max(sent.values()) if hole and len(sent) == count and at > max(sent.values()) + 0.2 else None
 

@@ -18,6 +18,18 @@ def test_settings_may_stand_anywhere():
     c = configuration(args)
     assert (c.train.batch, c.model.size, c.video.mask.ratio, c.audio.seconds) == (8, 'S', 0.95, 8.0)
 
+def test_one_value_stands_for_a_tuple_of_one():
+    assert configuration(parse(['finetune', 'classifier.classes=3'])).classifier.classes == (3,)
+    assert configuration(parse(['pretrain', 'train.log_to=wandb'])).train.log_to == ('wandb',)
+
+def test_warnings_are_one_plain_line(capsys):
+    import warnings
+    from avmae_nb.cli import note
+    with warnings.catch_warnings():
+        warnings.simplefilter('always'); warnings.showwarning = note
+        warnings.warn('small: 1 files\nwere skipped')
+    assert capsys.readouterr().err == 'avmae: note: small: 1 files were skipped\n'
+
 def test_data_folder_sets_source(tmp_path):
     c = configuration(parse(['pretrain', '--data', str(tmp_path)]))
     assert (c.data.source, c.data.path) == ('folder', str(tmp_path))
@@ -40,7 +52,11 @@ def test_presets_print_a_loadable_file(capsys, tmp_path):
     (['pretrain', '--data', '/no/such/folder', '--fast'], '/no/such/folder'),
     (['pretrain', '--device', 'tpu', '--fast'], 'TPU was asked for'),
     (['presets', 'tny'], "did you mean 'tiny'?"),
-    (['pretarin'], "'pretrain'"),
+    (['pretarin'], "did you mean 'pretrain'?"),
+    (['pretrain', '--epochs', '3'], 'train.epochs=...'),
+    (['finetune', '--views=2'], 'views=...'),
+    (['finetune', 'classifier.classes=many'], 'wants a whole number'),
+    (['finetune', '--init', '/no/such/run', '--fast'], 'no such file or folder'),
     (['show', '/no/such/run'], '/no/such/run'),
     (['inspect', '/no/such/folder/'], '/no/such/folder'),
 ])

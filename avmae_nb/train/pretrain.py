@@ -72,7 +72,7 @@ def usable_batches(source: Source, config: Run, clips: int, report: Report) -> l
     found = list(eval_batches(source, whole_batches(config, min(clips, len(source))), clips, report=report))
     if jax.process_count() > 1 or any(b['example_mask'].any() for b in found): return found
     why = examples(f'{n["name"]}: {n["message"]}' for n in report.clips.values())
-    raise LoaderError(f'none of {min(clips, len(source))} clips for evaluation in {source!r} can be used ({why}). Data.missing="mask" keeps clips that lack sound or picture, audio=None or video=None does without one of the two')
+    raise LoaderError(f'none of {min(clips, len(source))} clips for evaluation in {source!r} can be used ({why}). Data.missing="mask" keeps clips that lack sound or picture, audio=None (in the terminal audio=null) does without sound, video=None without picture')
 
 class EvalLoss:
     "`eval/loss` and `eval/loss/<modality>` of a learner on fixed held-out clips with fixed masks"

@@ -137,6 +137,7 @@ def plot_loss(*runs,           # run folders, Learners, or lists of rows
             if key != 'learning_rate': _limits(ax, logs, key, log)
             if log and key != 'learning_rate': _log_axis(ax)
             if key == 'learning_rate': ax.ticklabel_format(axis='y', style='sci', scilimits=(-2, 3))
+            if x == 'steps': ax.xaxis.get_major_locator().set_params(integer=True)
             ax.set_xlabel(label); ax.grid(axis='y', color='0.92', lw=0.6); ax.set_axisbelow(True)
         if len(runs) > 1: _legend(ax, names)
     told = [f'{n}: {s:,} steps, loss {_said(a)} to {_said(b)}' + ('' if d == 'no' else f', diverged {d}') for n, s, a, b, _, _, d in facts[0]]

@@ -203,7 +203,6 @@ def report(run, clips: int | None = None) -> str:  # held-out clips; default: as
     from avmae_nb.view.curves import plot_loss
     from avmae_nb.view.results import write_results
     compilation_cache()
-    say(f'{run}: reading the model')
     run, (model, c) = Path(run), load(run)
     source, count = open_source(c.data, 'eval'), (c.train.eval_clips or 64) if clips is None else max(1, clips)
     batches = list(eval_batches(source, c.replace(**{'train.batch': min(c.train.batch, count)}), count))

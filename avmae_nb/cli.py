@@ -27,7 +27,7 @@ def configuration(args) -> Run:  # parsed arguments
     if tune and args.init: given = given.replace(init=args.init)
     if tune and args.fit:
         from avmae_nb.interop.start import pretraining_of
-        given = given.fitted(pretraining_of(given.init.split(',')[0].strip(), given))
+        given = given.fitted(pretraining_of(given))
     return given.override(*args.settings)
 
 def add_configuration(parser: argparse.ArgumentParser, default: str = 'tiny', known=PRESETS):

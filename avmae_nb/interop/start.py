@@ -40,11 +40,11 @@ def check_fit(config: Finetune, pretrained: Pretrain, where):
     if wrong: raise ConfigError(f'init={str(where)!r} was pre-trained differently: {"; ".join(wrong)}. Take the pre-trained values over with Finetune.fitted (in the terminal: --fit)')
 
 def _names(config: Finetune) -> list[str]: return [n.strip() for n in config.init.split(',')]
-def _is_vit(names: list[str]) -> bool: return len(names) == 1 and Path(names[0]).suffix in ('.npz', '.safetensors')
+def _is_vit(name: str) -> bool: return Path(name).suffix in ('.npz', '.safetensors')
 
 def _place(name: str) -> tuple[Path, str]:
     "The path that a name of `init` means, and which checkpoint of it"
-    path, _, which = name.partition('@') if not _is_vit([name]) else (name, '', '')
+    path, _, which = name.partition('@') if not _is_vit(name) else (name, '', '')
     path = shipped_folder() if name == 'shipped' else local_path(path, 'init')
     if not path.exists(): raise ConfigError(f"init={name!r}: there is no such file or folder; give a run folder, a released checkpoint, a .npz or .safetensors file, 'shipped', or 'scratch'")
     if is_run(path) and run_kind(path) is not Pretrain: raise ConfigError(f'init={name!r} is a fine-tuning run: give the pre-training run that it came from')
@@ -61,9 +61,10 @@ def _as_run(opened: Stored | Loaded, config: Finetune, name: str) -> Pretrain:
     if isinstance(opened, Loaded) and found['audio'] and config.audio: found['audio'] = found['audio'].replace(logmel=config.audio.logmel.replace(bins=found['audio'].logmel.bins))
     return Pretrain(**found, model=opened.model.config)
 
-def pretraining_of(name: str, config: Finetune) -> Pretrain:
-    "The pre-training behind one name of `Finetune.init`, for `Finetune.fitted`"
-    if name == 'scratch' or _is_vit([name]): raise ConfigError(f'init={name!r} is no pre-training run: there is nothing to take over with Finetune.fitted (in the terminal: --fit)')
+def pretraining_of(config: Finetune) -> Pretrain:
+    "The pre-training behind the first name of `config.init`, for `Finetune.fitted`"
+    name = _names(config)[0]
+    if name == 'scratch' or _is_vit(name): raise ConfigError(f'init={name!r} is no pre-training run: there is nothing to take over with Finetune.fitted (in the terminal: --fit)')
     path, _ = _place(name)
     return Pretrain.load(path/'config.yaml') if is_run(path) else _as_run(open_model(path), config, name)
 
@@ -81,7 +82,7 @@ def read_pretrained(name: str, config: Finetune) -> tuple[AVMAE, WeightReport]:
 def start_from(model: nnx.Module, config: Finetune) -> WeightReport:
     "Fill a classifier as `config.init` says; several names with commas between: autoencoders that know one modality each"
     names = _names(config)
-    if _is_vit(names): return init_from_vit(model, names[0])
+    if len(names) == 1 and _is_vit(names[0]): return init_from_vit(model, names[0])
     found = [read_pretrained(n, config) for n in names]
     try: report = init_from_autoencoder(model, *(m for m, _ in found))
     except ConfigError: raise

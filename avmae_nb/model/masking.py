@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['SCORES', 'Masking', 'from_hidden', 'from_indices', 'all_visible', 'all_hidden', 'random_scores', 'tube_scores',
            'time_scores', 'frequency_scores', 'time_frequency_scores', 'block_scores', 'same_time_scores',
-           'visible_count', 'current_ratio', 'make_mask', 'make_masks']
+           'token_scores', 'visible_count', 'current_ratio', 'make_mask', 'make_masks']
 
 # %% ../../nbs/model/02_masking.ipynb #84115016
-import dataclasses, functools
+import dataclasses
 import jax, jax.numpy as jnp, numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
@@ -106,6 +106,10 @@ def same_time_scores(key, grid, ratio, within: float = 1.):
 SCORES = {'random': random_scores, 'tube': tube_scores, 'time': time_scores, 'frequency': frequency_scores, 'time_frequency': time_frequency_scores,
           'block': block_scores, 'modality': random_scores, 'same_time': same_time_scores}
 
+def token_scores(kind: str, key, grid: tuple[int, ...], ratio, within: float = 1.) -> Float[Array, "tokens"]:
+    "Scores of a kind; the span of `same_time` lies in the first `within` of the length"
+    return SCORES[kind](key, grid, ratio, *([within] if kind == 'same_time' else []))
+
 # %% ../../nbs/model/02_masking.ipynb #8b961f51
 def _groups(kind: str, grid) -> int:
     "How many things of this kind there are to hide"
@@ -130,11 +134,10 @@ def current_ratio(mask: Mask, key, progress) -> float | Float[Array, ""]:
 def make_mask(key, grid: tuple[int, ...], mask: Mask, batch: int, progress: float = 0., within: float = 1.) -> Masking:
     "Masks of `batch` examples for one modality, each with its own random numbers; a span of `same_time` lies in the first `within` of the length"
     if mask.kind not in SCORES: raise ConfigError(f'Mask.kind={mask.kind!r}: {nearest(mask.kind, SCORES)}')
-    scores = functools.partial(same_time_scores, within=within) if mask.kind == 'same_time' else SCORES[mask.kind]
     def one(key):
         kr, ks = jax.random.split(key)
         ratio = current_ratio(mask, kr, progress)
-        return jnp.argsort(scores(ks, grid, ratio), stable=True), jnp.asarray(visible_count(mask.kind, grid, ratio))
+        return jnp.argsort(token_scores(mask.kind, ks, grid, ratio, within), stable=True), jnp.asarray(visible_count(mask.kind, grid, ratio))
     order, count = jax.vmap(one)(jax.random.split(key, batch))
     high, low = (visible_count(mask.kind, grid, float(r)) for r in mask.bounds)
     if isinstance(mask.ratio, tuple) and mask.kind != 'modality': count = jnp.clip(count, low, high)

@@ -19,7 +19,7 @@ from ..data.loader import example
 from ..data.logmel import normalise
 from ..data.media import Request
 from ..model.mae import Frozen, Reconstruction, reconstruct
-from ..model.masking import SCORES, Masking, from_hidden, same_time_scores, visible_count
+from ..model.masking import SCORES, Masking, from_hidden, token_scores, visible_count
 from ..model.patching import preprocess
 from .batch import _sound
 from .figure import decibels
@@ -53,9 +53,7 @@ def _painted(hide: Hide, modality: Modality) -> Bool[np.ndarray, "*grid"]:
     return bits[:modality.tokens].astype(bool).reshape(modality.grid)
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _visible_first(kind, grid, seed, ratio, share):
-    scores = same_time_scores(seed, grid, ratio, share) if kind == 'same_time' else SCORES[kind](seed, grid, ratio)
-    return jnp.argsort(scores, stable=True)
+def _visible_first(kind, grid, seed, ratio, share): return jnp.argsort(token_scores(kind, seed, grid, ratio, share), stable=True)
 
 def hide_grid(hide: Hide, modality: Modality, place: int = 0,   # of the modality: each draws its own numbers
               share: float = 1.0) -> Bool[np.ndarray, "*grid"]:  # `same_time`: shortest duration / that of this modality

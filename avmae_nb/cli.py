@@ -237,7 +237,7 @@ EXAMPLES = """examples:
   avmae pretrain --config runs/mine/config.yaml --run runs/again train.seed=1
   srun avmae pretrain --preset vggsound --data /data/vggsound --run /shared/vgg --distributed   on many machines
   avmae finetune --init runs/mine --fit --data ~/videos --run runs/tuned data.labels=folders classifier.classes=20
-  avmae evaluate runs/tuned --views 4 --modalities A,V,AV --save scores.json
+  avmae evaluate runs/tuned --views 4 --modalities A,V,AV --save scores.json   # or a released classifier, with data.path=...
   avmae check --data ~/videos --save check.html               what a step costs, how long it takes, what looks wrong
   avmae plan vggsound --tpu v3:4x4                            does it fit a machine that is not here, and how long does it take
   avmae show runs/mine                                        losses, error against baselines, pictures, sounds

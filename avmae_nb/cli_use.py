@@ -20,25 +20,39 @@ def _model(word):
     from avmae_nb.interop.shipped import shipped_folder
     return str(shipped_folder()) if word == 'shipped' else word
 
+def _changes(args) -> tuple[str, ...]:
+    "Settings, those that --data and --labels stand for first"
+    folder = ('data.source=folder', f'data.path={local_path(args.data, "--data")}') if args.data else ()
+    return (*folder, *([f'data.labels={args.labels}'] if getattr(args, 'labels', None) else ()), *args.settings)
+
+def _add_clips(p):
+    "Options on which labelled clips"
+    p.add_argument('--data', metavar='FOLDER', help="labelled clips (default: the run's own)")
+    p.add_argument('--labels', metavar='CSV', help='a CSV with the columns file and label, or the word folders')
+    p.add_argument('settings', nargs='*', metavar='name=value', help='e.g. train.batch=8 data.world=hard')
+
 def evaluate(args):
-    "Scores of a fine-tuned run on held-out clips, for every set of modalities"
+    "Scores of a classifier on held-out clips, for every set of modalities"
     from avmae_nb.data.sources import open_source
     from avmae_nb.devices import compilation_cache
-    from avmae_nb.train.finetune import load_finetuned
+    from avmae_nb.interop.classifier import check_classes, open_classifier, order_note
     from avmae_nb.train.scores import compare_modalities
     compilation_cache()
-    model, c = load_finetuned(args.run, args.which)
-    c = c.override(*args.settings)
+    opened = open_classifier(args.model, args.which, _changes(args))
+    c = opened.config
+    source = open_source(c.data, args.split)
+    check_classes(opened, source, args.model)
+    for line in filter(None, (*opened.notes, order_note(opened, source))): print(f'note: {line}')
     given = tuple(args.modalities.split(',')) if args.modalities else None
-    found = compare_modalities(model, open_source(c.data, args.split), c, given, args.clips, args.views or c.views)
+    found = compare_modalities(opened.model, source, c, given, args.clips, args.views or c.views)
     print(f'{found}\n\n{list(found.rows.values())[-1]}\n\n{list(found.rows.values())[-1].table(worst=10)}')
     if args.save: print(f'saved: {found.save(args.save)}')
 
 def _add_evaluate(add):
     "The command `evaluate`"
-    p = add('evaluate', evaluate, 'scores of a fine-tuned run on held-out clips, with sound, picture and both')
-    p.add_argument('run', metavar='FOLDER')
-    p.add_argument('settings', nargs='*', metavar='name=value', help='e.g. train.batch=8 data.path=/elsewhere')
+    p = add('evaluate', evaluate, 'scores of a classifier on held-out clips, with sound, picture and both')
+    p.add_argument('model', metavar='MODEL', help="a fine-tuned run, a folder written by export, or a released classifier's checkpoint")
+    _add_clips(p)
     p.add_argument('--views', type=whole(), help='temporal views a clip, averaged (default: as in the configuration, 4 in the paper)')
     p.add_argument('--modalities', metavar='A,V,AV', help='which sets of modalities (default: each alone, then all)')
     p.add_argument('--clips', type=whole(), help='held-out clips (default: all)')
@@ -52,19 +66,16 @@ def probe(args):
     from avmae_nb.devices import compilation_cache
     from avmae_nb.train.probing import probe_run
     compilation_cache()
-    changes = [*(['data.source=folder', f'data.path={local_path(args.data, "--data")}'] if args.data else []), *([f'data.labels={args.labels}'] if args.labels else []), *args.settings]
-    print(probe_run(args.run, changes, tuple(args.kinds.split(',')), (args.clips, max(1, args.clips // 2)), args.which))
+    print(probe_run(args.run, list(_changes(args)), tuple(args.kinds.split(',')), (args.clips, max(1, args.clips // 2)), args.which))
 
 def _add_probe(add):
     "The command `probe`"
     p = add('probe', probe, 'what a frozen encoder knows: kNN, linear and attentive probes, retrieval')
     p.add_argument('run', metavar='RUN', help='a run folder')
-    p.add_argument('--data', metavar='FOLDER', help="labelled clips (default: the run's own)")
-    p.add_argument('--labels', metavar='CSV', help='a CSV with the columns file and label, or the word folders')
+    _add_clips(p)
     p.add_argument('--kinds', default='knn,linear,raw,retrieval', help='some of knn,linear,attentive,raw,retrieval (default: %(default)s)')
     p.add_argument('--clips', type=whole(), default=1024, help='clips to fit on; half as many are tested (default: 1024)')
     p.add_argument('--which', default='latest', type=_which, help='latest, best, or a step of the run')
-    p.add_argument('settings', nargs='*', metavar='name=value', help='e.g. data.world=hard')
 
 # %% ../nbs/cli_use.ipynb #cffefd67
 def _telling():
@@ -125,8 +136,8 @@ def view(args):
     from avmae_nb.view.viewer import view as open_viewer
     compilation_cache()
     from avmae_nb.interop.shipped import open_shipped
-    what = open_shipped() if args.run == 'shipped' else (args.run,)
-    viewer = open_viewer(*what, compare={Path(r).name: r for r in args.compare}, state=ViewState(clip=args.clip))
+    what = open_shipped() if args.model == 'shipped' else (args.model,)
+    viewer = open_viewer(*what, compare={Path(r).name: r for r in args.compare}, state=ViewState(clip=args.clip), settings=_changes(args))
     if args.save: return print(f'saved: {save_html(viewer, args.save)}')
     server, address = serve(viewer, args.port)
     print(f'{address}\nCtrl+C closes it', flush=True)
@@ -140,8 +151,10 @@ def view(args):
 def _add_view(add):
     "The command `view`"
     p = add('view', view, 'browse, mask, hear and compare what a run reconstructs, in the browser')
-    p.add_argument('run', metavar='FOLDER', help='a run, or shipped: the model that comes with the package')
-    p.add_argument('--compare', metavar='FOLDER', action='append', default=[], help='another run to look at beside it; may be repeated')
+    p.add_argument('model', metavar='MODEL', help='a run, a folder written by export, a released checkpoint, or shipped: the model that comes with the package')
+    p.add_argument('--compare', metavar='MODEL', action='append', default=[], help='another one to look at beside it; may be repeated')
+    p.add_argument('--data', metavar='FOLDER', help="clips to look at (default: a run's own held-out ones, else those of the package)")
+    p.add_argument('settings', nargs='*', metavar='name=value', help='e.g. data.world=hard')
     p.add_argument('--clip', type=whole(0), default=0, help='the held-out clip to begin with')
     p.add_argument('--save', metavar='FILE.html', help='write this clip as a page that works without Python, instead of opening the viewer')
     p.add_argument('--port', type=whole(0, 65535), default=0, help='of the address on this machine (default: a free one)')

@@ -480,6 +480,8 @@ def test_view_in_the_terminal(tmp_path, capsys):
     assert 'saved:' in capsys.readouterr().out and 'id="data"' in (tmp_path / 'clip.html').read_text()
     for words, message in [(['view', str(tmp_path / 'none')], 'there is no run folder'), (['view', str(run), '--clip', '4000', '--save', str(tmp_path / 'x.html')], 'this source has'), (['view', str(run), '--save', str(tmp_path / 'x.txt')], 'must end in .html')]:
         assert main(words) == 2 and message in capsys.readouterr().err
+    assert main(['export', str(run), str(tmp_path / 'saved')]) == 0 and main(['view', str(tmp_path / 'saved'), '--compare', str(run), '--save', str(tmp_path / 'clips.html')]) == 0   # no clips of its own: those of the package
+    assert 'bbb.mp4' in (tmp_path / 'clips.html').read_text()
     args = parse(['view', str(run), '--compare', 'a', '--compare', 'b', '--port', '8123', '--no-browser'])
     assert (args.compare, args.port, args.no_browser) == (['a', 'b'], 8123, True)
 

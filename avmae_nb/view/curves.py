@@ -10,7 +10,8 @@ import math
 from pathlib import Path
 import numpy as np
 from jaxtyping import Float
-from ..config import ConfigError, Pretrain, nearest
+from ..config import ConfigError, nearest
+from ..tasks import config_kind
 from ..train.callbacks import read_log
 from .panel import COLOURS, Panel, new_figure, style, table_text
 
@@ -57,15 +58,15 @@ AXES = {'steps': 'step', 'epochs': 'epoch', 'time': 'time'}
 LINES = ('-', '--', '-.', ':')
 
 def _keys(logs: list) -> list[str]:
-    "Total, each modality, learning rate, in this order, as far as they are logged"
-    found = {k for rows in logs for r in rows for k in r}
-    return [k for k in ('loss', *sorted((k for k in found if k.startswith('loss/')), reverse=True), 'learning_rate') if k in found]
+    "Total, each modality, a classifier's error on held-out clips, learning rate, in this order, as far as they are logged"
+    found = {k.replace('eval/error', 'error') for rows in logs for r in rows for k in r}
+    return [k for k in ('loss', *sorted((k for k in found if k.startswith('loss/')), reverse=True), 'error', 'learning_rate') if k in found]
 
 def _epochs(run, rows) -> list[dict]:
     "Rows with an epoch: the steps of an epoch are known to a Learner's loader, or follow from `data.clips` of the run's configuration"
     per = getattr(getattr(run, 'loader', None), 'steps_per_epoch', None)
     if per is None and isinstance(run, (str, Path)) and (Path(run)/'config.yaml').exists():
-        c = Pretrain.load(Path(run)/'config.yaml'); per = c.data.clips and c.data.clips / c.train.batch
+        file = Path(run)/'config.yaml'; c = config_kind(file).load(file); per = c.data.clips and c.data.clips / c.train.batch
     return [{'epoch': r['step'] / per, **r} for r in rows] if per else rows
 
 def _along(rows, x) -> tuple[list[dict], str]:
@@ -84,7 +85,7 @@ def _draw_run(ax, rows, key, x, how):
     if key == 'learning_rate': ax.plot(at, values, color=colour, ls=line, lw=1.2); return
     ax.plot(at, values, color=colour, lw=0.5, alpha=0.3)
     ax.plot(at, smoothed(values, smooth), color=colour, ls=line, lw=1.4, label=label)
-    ax.plot(*series(rows, f'eval/{key}', AXES[x]), color=colour, ls='none', marker='o', ms=3.2, mec='white', mew=0.5, label=None)
+    ax.plot(*series(rows, f'eval/{key}', AXES[x]), color=colour, ls='none' if len(at) else line, lw=1, marker='o', ms=3.2, mec='white', mew=0.5, label=None)
     steps, losses = series(rows, 'loss'); bad = diverged(steps, losses)
     if bad is not None and key == 'loss':
         place = at[min(np.searchsorted(steps, bad), len(at) - 1)]
@@ -103,7 +104,7 @@ def _limits(ax, logs, key, log):
     values = np.concatenate(values)
     if log or not len(values): return
     starts = [v[np.isfinite(v)][0] for rows in logs for v in [series(rows, key)[1]] if np.isfinite(v).any()]
-    top = min(values.max(), 1.3 * max(starts)); low = values.min()
+    top = min(values.max(), 1.3 * max(starts, default=np.inf)); low = values.min()
     ax.set_ylim(low - 0.06 * (top - low + 1e-12), top + 0.06 * (top - low + 1e-12))
 
 # %% ../../nbs/view/04_curves.ipynb #80b6a506
@@ -130,7 +131,7 @@ def plot_loss(*runs,           # run folders, Learners, or lists of rows
     with style():
         width = 2.55 * len(keys) + 0.2; fig = new_figure(width, 2.35)
         for i, key in enumerate(keys):
-            ax = fig.add_axes([(2.55 * i + 0.55) / width, 0.2, 1.95 / width, 0.64], title=key.replace('loss/', 'loss, ').replace('_', ' '))
+            ax = fig.add_axes([(2.55 * i + 0.55) / width, 0.2, 1.95 / width, 0.64], title='error on held-out clips' if key == 'error' else key.replace('loss/', 'loss, ').replace('_', ' '))
             for k, rows in enumerate(logs):
                 along, label = _along(rows, x)
                 _draw_run(ax, along, key, x, ((COLOURS[k % len(COLOURS)], LINES[k % 4], names[k]), smooth))
@@ -139,15 +140,16 @@ def plot_loss(*runs,           # run folders, Learners, or lists of rows
             if key == 'learning_rate': ax.ticklabel_format(axis='y', style='sci', scilimits=(-2, 3))
             if x == 'steps': ax.xaxis.get_major_locator().set_params(integer=True)
             ax.set_xlabel(label); ax.grid(axis='y', color='0.92', lw=0.6); ax.set_axisbelow(True)
-        if len(runs) > 1: _legend(ax, names)
+        _legend(fig, names, any(k.startswith('eval/') for rows in logs for r in rows for k in r))
     told = [f'{n}: {s:,} steps, loss {_said(a)} to {_said(b)}' + ('' if d == 'no' else f', diverged {d}') for n, s, a, b, _, _, d in facts[0]]
     return Panel(fig, 'Learning curves (' + ', '.join(k.replace('_', ' ') for k in keys) + f') by {label}. ' + '; '.join(told) + '.', table_text(*facts), 'Learning curves · line: training, dots: held-out clips')
 
-def _legend(ax, names):
-    "Names of the runs, in the last plot, where the curves mostly lie on each other"
+def _legend(fig, names, dots: bool):
+    "Names of several runs in the last plot, where their curves mostly lie on each other; what lines and dots are in the first"
     from matplotlib.lines import Line2D
-    lines = [Line2D([], [], color=COLOURS[k % len(COLOURS)], ls=LINES[k % 4], lw=1.4, label=n) for k, n in enumerate(names)]
-    ax.legend(handles=lines, loc='lower center' if len(names) < 5 else 'best', handlelength=2.4)
+    if len(names) > 1: fig.axes[-1].legend(handles=[Line2D([], [], color=COLOURS[k % len(COLOURS)], ls=LINES[k % 4], lw=1.4, label=n) for k, n in enumerate(names)], loc='lower center' if len(names) < 5 else 'best', handlelength=2.4)
+    one = dict(color=COLOURS[0] if len(names) == 1 else '0.3')
+    if dots: fig.axes[0].legend(handles=[Line2D([], [], lw=1.4, label='training', **one), Line2D([], [], ls='', marker='o', ms=3, label='held-out clips', **one)], loc='upper right', fontsize=6.5, borderaxespad=0.2)
 
 def _log_axis(ax):
     "Logarithmic, with plain numbers"

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from ..config import ConfigError, Pretrain
 from ..data.sources import open_source
+from ..interop.handout import is_run, open_autoencoder
 from ..train.checkpoint import Checkpoints
 from ..train.learner import Learner
 from ..train.pretrain import load
@@ -232,32 +233,42 @@ def _of_run(run: Path) -> tuple[dict, Pretrain]:
 
 def _load_step(run, step): return load(run, which=step)[0]
 
-def _models_of(what, name: str) -> tuple[dict, Pretrain | None, object]:
+def _of_path(path: Path, settings: tuple[str, ...]) -> tuple[dict, Pretrain]:
+    "What a path holds: the checkpoints of a run, or the one model of a saved folder or a released file"
+    if path.exists() and not is_run(path) and not (path/'config.yaml').exists() or (path/'model.safetensors').exists():
+        model, config = open_autoencoder(path, settings=settings)
+        return {path.parent.name if path.name == 'checkpoint' else path.name: model}, config
+    models, config = _of_run(path)
+    return models, config.override(*settings)
+
+def _models_of(what, name: str, settings: tuple[str, ...] = ()) -> tuple[dict, Pretrain | None, object]:
     "Models, configuration and source of whatever can be viewed"
-    if isinstance(what, (str, Path)): return *_of_run(local_path(what, 'run')), None
+    if isinstance(what, (str, Path)): return *_of_path(local_path(what, 'run'), settings), None
     if not isinstance(what, Learner): return {name: what}, None, None
     if getattr(what, 'config', None) is None: raise ConfigError('view: this learner has no config: learners made by pretrain() have one; otherwise call view(model, config)')
     evaluate = getattr(what, 'evaluate', None)
     return {name: what.averaged}, what.config, evaluate.source if evaluate else what.source
 
-def _origin(what, compare) -> str:
+def _origin(what, compare, settings=()) -> str:
     "The call that made a viewer, as far as it can be written down"
     if isinstance(what, Learner): return 'learner.view(' + ('compare=compare, ' if compare else '')
     first = f'{str(what)!r}, ' if isinstance(what, (str, Path)) else 'model, config, '
     paths = compare and all(isinstance(v, (str, Path)) for v in compare.values())
-    return f'view({first}' + (f'compare={ {k: str(v) for k, v in compare.items()}!r}, ' if paths else 'compare=compare, ' if compare else '')
+    return f'view({first}' + (f'settings={settings!r}, ' if settings else '') + (f'compare={ {k: str(v) for k, v in compare.items()}!r}, ' if paths else 'compare=compare, ' if compare else '')
 
-def view(what,                     # run folder, Learner, or model
+def view(what,                     # run folder, saved folder, released checkpoint, Learner, or model
          config: Pretrain | None = None,   # of a bare model
          source=None,              # clips to look at; None: the held-out ones of the configuration
          state: ViewState | None = None,   # what to show first
-         compare: dict | None = None) -> Viewer:   # {name: run folder, Learner or model} to look at beside it
+         compare: dict | None = None,   # {name: any of the first argument} to look at beside it
+         settings: tuple[str, ...] = ()) -> Viewer:   # changes of the configuration as in a terminal, e.g. `('data.source=folder', 'data.path=/videos')`
     "Open the reconstruction viewer"
-    models, found, own = _models_of(what, 'this model' if compare else '')
-    config = config or found
+    models, found, own = _models_of(what, 'this model' if compare else '', settings)
+    config = config.override(*settings) if config else found
     if config is None: raise ConfigError('view(model): say which configuration it has: view(model, config)')
-    for name, other in (compare or {}).items(): models |= {name: next(iter(_models_of(other, name)[0].values()))}
-    return Viewer(Explorer(models, config, source or own or open_source(config.data, 'eval')), state, _origin(what, compare))
+    if settings and own: config, own = config.override(*settings), None
+    for name, other in (compare or {}).items(): models |= {name: next(iter(_models_of(other, name, settings)[0].values()))}
+    return Viewer(Explorer(models, config, source or own or open_source(config.data, 'eval')), state, _origin(what, compare, settings))
 
 def _view(self: Learner, state: ViewState | None = None, compare: dict | None = None) -> Viewer:
     "The reconstruction viewer on held-out clips"

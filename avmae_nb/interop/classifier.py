@@ -12,8 +12,8 @@ from ..config import ConfigError
 from ..data.sources import Source
 from ..files import local_path
 from .folder import Stored
-from .handout import fitting, open_model
-from .released import Loaded, WeightsError
+from .handout import fitting, inputs_of, open_model
+from .released import Loaded
 from ..model.heads import EncoderClassifier
 from ..model.mae import AVMAE
 from ..tasks import Classifier, Finetune
@@ -35,13 +35,11 @@ def _config(found: Stored | Loaded, settings: tuple[str, ...], where) -> Finetun
     "A configuration with the inputs and heads of a model that is no run"
     model = found.model
     if isinstance(model, AVMAE): raise ConfigError(f'{where} holds a pre-trained autoencoder, not a classifier: fine-tune it first, avmae finetune --init {where}')
-    if set(model.modalities) - set(found.inputs): raise WeightsError(f'{where} does not say how clips become inputs: save it again with save(model, path, inputs)')
     whole = isinstance(model, EncoderClassifier)
     head = Classifier(classes=model.classes, seconds=model.seconds) if whole else model.config
     source, labels = KNOWN.get(head.classes, (None, 'seconds' if head.seconds else 'heads' if len(head.classes) > 1 else 'single'))
     if source is None and not any(s.startswith('data.') for s in settings): raise ConfigError(f'{where} does not say on which clips it is to be scored: give e.g. data.source=folder data.path=VIDEOS data.labels=folders')
-    inputs = {m: found.inputs[m] if m in model.modalities else None for m in ('video', 'audio')}
-    config = Finetune(**inputs, classifier=head, labels=labels, encoder=model.config if whole else None)
+    config = Finetune(**inputs_of(found, where), classifier=head, labels=labels, encoder=model.config if whole else None)
     return config.replace(**({'data.source': source} if source else {})).override(*settings)
 
 def open_classifier(path, which: str | int = 'latest', settings: tuple[str, ...] = ()) -> Opened:   # settings: changes as in a terminal, e.g. `('data.path=/videos',)`

@@ -27,6 +27,7 @@ def from_flax(params: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     out = {}
     for k, x in params.items():
         if m := re.fullmatch(r'Transformer/encoderblock_(\d+)/(.+)', k):
+            if k.endswith('query/kernel') and x.ndim == 3: out['heads'] = np.asarray(x.shape[1])
             x = x.reshape(-1, x.shape[-1]) if k.endswith('out/kernel') else x.reshape(x.shape[0], -1) if k.endswith('kernel') else x.reshape(-1)
             out[f'blocks.{m[1]}.' + '.'.join(FLAX.get(p, p) for p in m[2].split('/'))] = x
         elif k.startswith('Transformer/encoder_norm/'): out['norm.' + k.rsplit('/')[-1]] = x
@@ -66,7 +67,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     raise WeightsError(f'{path} is neither .npz nor .safetensors')
 
 def load_vit(path) -> dict[str, np.ndarray]:
-    "ViT weights under neutral names: `embedding.kernel` `[height, width, channels, D]`, `blocks.<l>.attention.query.kernel` `[D, D]`, ..., `positions` `[tokens, D]`, and `other.*`"
+    "ViT weights under neutral names: `embedding.kernel` `[height, width, channels, D]`, `blocks.<l>.attention.query.kernel` `[D, D]`, ..., `positions` `[tokens, D]`, `heads` where the layout tells it, and `other.*`"
     path = local_path(path)
     params = check_arrays(_arrays(path), path)
     found = from_timm(params) if any(k.startswith('patch_embed') for k in params) else from_flax(params)
@@ -122,7 +123,10 @@ def init_from_vit(model: nnx.Module, vit, inflate: Literal['central', 'mean'] = 
         values[name], report.restored[name] = x, source
     layers, have = model.config.encoder_layers.layers, len({k.split('.')[1] for k in vit if k.startswith('blocks.')})
     if have != layers: raise WeightsError(f'the ViT has {have} layers, this model {layers}: take the ViT of the same size')
+    heads = model.config.encoder_layers.heads
+    if vit.get('heads', heads) != heads: raise WeightsError(f'the ViT has {vit["heads"]} heads, this model {heads}: take the ViT of the same size')
     set_parameters(model, values)
-    report.unused = sorted(set(vit) - set(report.restored.values()))
+    report.unused = sorted(set(vit) - set(report.restored.values()) - {'heads'})
     report.notes.append(f'patch kernels: {inflate} over time for video, mean over colours where channels differ')
+    if 'heads' not in vit: report.notes.append(f'{heads} heads, as in this model: a file of timm does not tell them')
     return report

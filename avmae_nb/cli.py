@@ -184,37 +184,55 @@ def _before_after(rows: list[dict], modalities) -> str:
     for name, key in [('total', 'eval/loss'), *((m, f'eval/loss/{m}') for m in modalities)]: lines.append(f'{name:<25}{first[key]:>12.4f}{last[key]:>12.4f}')
     return '\n'.join(lines)
 
-def _places(run: Path, paths: dict) -> str:
+def _places(run: Path, rows: list[tuple[str, str]], opener: str) -> str:   # opener: module and function that read the run
     "Where everything is"
     from avmae_nb.train.checkpoint import saved_steps
-    rows = [('pictures', f'{paths["picture"]}, {run/"pictures"/"loss.png"}'), ('with players', paths['page']),
-            ('sounds', f'{run/"sounds"}/*.wav (inverted from spectrograms, approximate)'), ('checkpoint', run/'checkpoints'/str(max(saved_steps(run), default=0))),
-            ('log', run/'log.jsonl'), ('in Python', f"from avmae_nb.train.pretrain import load; model, config = load({str(run)!r})")]
-    return '\n'.join(f'{name:<14}{value}' for name, value in rows if name != 'sounds' or (run/'sounds').is_dir())
+    module, function = opener.rsplit('.', 1)
+    rows += [('checkpoint', run/'checkpoints'/str(max(saved_steps(run), default=0))), ('log', run/'log.jsonl'), ('in Python', f"from {module} import {function}; model, config = {function}({str(run)!r})")]
+    return '\n'.join(f'{name:<14}{value}' for name, value in rows)
+
+def _curves_of(run: Path) -> Path:
+    "The learning curves of a run, drawn into its folder"
+    from avmae_nb.view.curves import plot_loss
+    return plot_loss(run).save(run/'pictures'/'loss.png')
+
+def _report_classifier(run: Path, clips: int | None) -> str:
+    "Scores of a fine-tuned run on held-out clips, one window each, and its curves"
+    from avmae_nb.data.sources import open_source
+    from avmae_nb.train.finetune import load_finetuned
+    from avmae_nb.train.scores import compare_modalities
+    model, c = load_finetuned(run)
+    found = compare_modalities(model, open_source(c.data, 'eval'), c, clips=(c.train.eval_clips or 64) if clips is None else max(1, clips))
+    return f'{found}\n\n' + _places(run, [('curves', _curves_of(run)), ('all clips', f'avmae evaluate {run}')], 'avmae_nb.train.finetune.load_finetuned')
+
+def _kept(run: Path, text: str) -> str:
+    "The text, written to `summary.txt` too"
+    (run/'summary.txt').write_text(text + '\n')
+    return text
 
 def report(run, clips: int | None = None) -> str:  # held-out clips; default: as in training
-    "Evaluate a run's model, write pictures and sounds into its folder, and say what was learned; kept in `summary.txt` too"
+    "Evaluate a run's model, write pictures and, of an autoencoder, sounds into its folder, and say what was learned; kept in `summary.txt` too"
     from avmae_nb.devices import compilation_cache
     from avmae_nb.data.loader import eval_batches
     from avmae_nb.data.sources import open_source
     from avmae_nb.train.callbacks import read_log
     from avmae_nb.train.evaluate import cross_modal_gain, masked_error
+    from avmae_nb.train.finetune import run_kind
     from avmae_nb.train.pretrain import load
-    from avmae_nb.view.curves import plot_loss
     from avmae_nb.view.results import write_results
     compilation_cache()
-    run, (model, c) = Path(run), load(run)
+    run = Path(run)
+    if run_kind(run) is Finetune: return _kept(run, _report_classifier(run, clips))
+    model, c = load(run)
     source, count = open_source(c.data, 'eval'), (c.train.eval_clips or 64) if clips is None else max(1, clips)
     batches = list(eval_batches(source, c.replace(**{'train.batch': min(c.train.batch, count)}), count))
     say('reconstructing clips for pictures and sounds; this compiles and can take a minute')
     paths = write_results(model, batches[0], c, run, source=source)
-    plot_loss(run).save(run/'pictures'/'loss.png')
+    places = [('pictures', f'{paths["picture"]}, {_curves_of(run)}'), ('with players', paths['page']), *([('sounds', f'{run/"sounds"}/*.wav (inverted from spectrograms, approximate)')] if (run/'sounds').is_dir() else [])]
     say(f'evaluating on {count} held-out clips, against two baselines' + ', then with one modality withheld' * (len(c.modalities) > 1))
     parts = [_before_after(read_log(run), c.modalities), repr(masked_error(model, batches, c))]
     if len(c.modalities) > 1: parts.append(repr(cross_modal_gain(model, batches, c)))
-    text = '\n\n'.join([*parts, _places(run, paths)])
-    (run/'summary.txt').write_text(text + '\n')
-    return text
+    return _kept(run, '\n\n'.join([*parts, _places(run, places, 'avmae_nb.train.pretrain.load')]))
 
 def show(args):
     "Say what a run learned"

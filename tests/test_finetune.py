@@ -175,11 +175,14 @@ def test_terminal(tuned, capsys):
     code, out, _ = run('evaluate', tuned/'cli', '--views', '2', '--modalities', 'A,AV', '--save', tuned/'scores.json')
     assert code == 0 and 'top-1' in out and '16 clips' in out and 'taken for' in out and {'A', 'AV'} == set(json.loads((tuned/'scores.json').read_text()))
     assert ', error, learning rate)' in plot_loss(tuned/'cli').alt
+    code, out, _ = run('show', tuned/'cli', '--clips', '8')
+    assert code == 0 and '8 clips, 1 view' in out and (tuned/'cli/pictures/loss.png').exists() and (tuned/'cli/summary.txt').read_text() in out
     code, out, _ = run('export', tuned/'cli', tuned/'saved')
     assert code == 0
     again = ['--views', '2', '--modalities', 'A,AV', 'data.source=synthetic', 'data.clips=16', 'train.batch=8', '--save', tuned/'again.json']
     assert run('evaluate', tuned/'saved', *again)[0] == 0 and json.loads((tuned/'again.json').read_text()) == json.loads((tuned/'scores.json').read_text())
     for words, message in [(('evaluate', tuned/'saved'), 'does not say on which clips'), (('evaluate', tuned/'cli', 'data.world=events'), '17 classes in each of 10 seconds'), (('evaluate', tuned/'gone'), 'is a pre-training run: fine-tune it first'), (('evaluate', tuned/'cli', '--modalities', 'X'), 'this model has V (video), A (audio)'),
+                           (('view', tuned/'cli'), 'is a fine-tuning run and holds a classifier'), (('probe', tuned/'cli'), 'is a fine-tuning run and holds a classifier'),
                            (('finetune', '--preset', 'tiny-finetun'), "did you mean 'tiny-finetune'?"), (('finetune', '--init', tuned/'cli', *small), 'is a fine-tuning run'), (('finetune', 'augment.smothing=0.1'), "did you mean 'smoothing'?")]:
         code, _, err = run(*words)
         assert code == 2 and message in err and len(err.strip().splitlines()) == 1, err

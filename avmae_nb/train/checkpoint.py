@@ -60,6 +60,7 @@ def read_config(run, kind: type) -> Config:
     number, path = run_format(run), Path(run)/'config.yaml'
     values = read_yaml(path)
     for n in range(number, FORMAT): values = UPGRADES[n](values)
+    if kind is Pretrain and isinstance(values, dict) and 'classifier' in values: raise RunError(f'{run} is a fine-tuning run and holds a classifier (avmae evaluate scores it, load_finetuned opens it); here the pre-training run that it came from is wanted')
     return kind.of_values(values, path)
 
 # %% ../../nbs/train/01_checkpoint.ipynb #5294c265

@@ -106,7 +106,7 @@ def status_line(s: Status) -> str:
     parts = [f'step {s.step:,} of {s.steps:,}'] + ([f'epoch {s.step / s.epoch_steps:.2f}'] if s.epoch_steps else [])
     if s.rate:
         parts += [f'{s.rate:.3g} steps/s', f'{s.rate * s.batch:,.3g} clips/s']
-        if s.flops and s.peak: parts.append(f'MFU {100 * s.flops * s.rate / s.peak:.0f}%')
+        if s.flops and s.peak: parts.append(f'MFU {100 * s.flops * s.rate / s.peak:.0f}%' if s.flops * s.rate <= s.peak else 'MFU unknown (peak measured on a busy machine)')
         if s.step < s.steps: parts.append(f'{duration_text((s.steps - s.step) / s.rate)} left')
     return ' · '.join(parts + ([s.word] if s.word else []))
 

@@ -6,7 +6,7 @@
 __all__ = ['STORE', 'recipes', 'run', 'sweep', 'add_recipes']
 
 # %% ../nbs/cli_recipes.ipynb #76d9fccb
-import shlex
+import shlex, sys
 from .cli_data import whole
 from .config import ConfigError
 
@@ -36,11 +36,15 @@ def _size(args):
 def _go(recipe, args):
     "Plan, or print the budget and run"
     from avmae_nb.devices import compilation_cache
-    from avmae_nb.recipes.estimate import plan_recipe
+    from avmae_nb.recipes.estimate import compile_recipe, plan_recipe
     from avmae_nb.recipes.run import budget, run_recipe
     size = _size(args)
     seeds = args.seeds or size.seeds
-    if args.plan: return print(plan_recipe(recipe, size, seeds, args.price))
+    if args.tpu and not args.plan: raise ConfigError('--tpu goes with --plan: nothing is trained')
+    if args.plan:
+        print(plan_recipe(recipe, size, seeds, args.price))
+        if args.tpu: print(f'\n{compile_recipe(recipe, size, args.tpu, seeds, lambda text: print(text, file=sys.stderr, flush=True))}')
+        return
     compilation_cache()
     print(budget(recipe, size, seeds, args.store), flush=True)
     words = [f'avmae run {recipe.name}', *(f'--row {shlex.quote(r)}' for r in getattr(args, 'row', None) or ()), f'--size {args.size}', f'--seeds {seeds}', *([f'--variant {args.variant}'] if args.size == 'paper' else []), *args.settings]
@@ -74,6 +78,7 @@ def _add_running(p):
     p.add_argument('--labels', metavar='CSV', help='their labels, or the word folders')
     p.add_argument('--source', help='what kind of data they are: folder, vggsound, audioset, epic, ave')
     p.add_argument('--plan', action='store_true', help='say what it would take on named accelerators; nothing is trained')
+    p.add_argument('--tpu', metavar='SLICE', help='with --plan: compile every step for a TPU slice that is not here, e.g. v3:4x4; half a minute to two a step')
     p.add_argument('--price', type=float, help='of one device for an hour, for --plan')
     p.set_defaults(settings=[])
 

@@ -3,6 +3,7 @@
   python bench/plans.py --list                     the cases
   python bench/plans.py                            the ones that have no result yet, most wanted first
   python bench/plans.py --only vggsound:v3:4x4     those whose name contains the words
+  python bench/plans.py --recipes                  every different step of every recipe, for v3:4x4 (with --list, --only, --limit too)
   python bench/plans.py --table                    only gather the results of bench/plans/ in bench/plans.json, which nbs/plan/04_table.ipynb shows
 
 A case takes half a minute to two minutes of two cores. Wants avmae_nb[tpu-plan].
@@ -19,6 +20,16 @@ WANTED = [('vggsound', []), ('vggsound', ['model.size=L']), ('vggsound-finetune'
           ('vggsound-released', []), ('audioset-released', []), ('vggsound-finetune-released', []), ('audioset-finetune-released', []), ('audioset-finetune-audio', []), ('epic-finetune', []), ('ave-finetune', [])]
 SLICES = ['v3:4x4', 'v5e:4x4', 'v4:2x2x4', 'v6e:2x4', 'v5p:2x2x2', 'tpu7x:2x2x1']
 
+def recipe_cases():
+    "(name, configuration, [], slice) of each step that some recipe trains at paper size, named after the first such recipe"
+    from avmae_nb.recipes.definitions import RECIPES, open_size
+    from avmae_nb.recipes.estimate import programs
+    seen, size = set(), open_size('paper')
+    for recipe in RECIPES.values():
+        for key, e in programs(recipe, size).items():
+            if key not in seen: yield f'recipe:{recipe.name}:{e.label}, {e.tokens} tokens:{key}:{SLICES[0]}', e.config, [], SLICES[0]
+            seen.add(key)
+
 def cases():
     "(name, preset, settings, slice): the paper's machine in both precisions first, then the others in bfloat16"
     for machine in SLICES:
@@ -27,7 +38,9 @@ def cases():
                 more = [BF16['finetune' if 'finetune' in preset else 'pretrain']] if dtype == 'bfloat16' else []
                 yield ':'.join([preset, *(s.split('.')[-1] for s in settings), dtype, machine]), preset, settings + more, machine
 
-def file_of(name): return RESULTS / (name.replace(':', '_').replace('=', '-') + '.json')
+def file_of(name):
+    if name.startswith('recipe:'): name = 'recipe:' + ':'.join(name.split(':')[3:])   # a key and the slice
+    return RESULTS / (name.replace(':', '_').replace('=', '-') + '.json')
 
 def run(name, preset, settings, machine):
     "One case, written when it is done"
@@ -35,11 +48,12 @@ def run(name, preset, settings, machine):
     from avmae_nb.plan.ahead import PlanError
     from avmae_nb.plan.plan import plan, plan_dict, read_config
     started = time.time()
-    try: found = plan_dict(plan(read_config(preset)[1].override(*settings), machine))
+    config = read_config(preset)[1] if isinstance(preset, str) else preset
+    try: found = plan_dict(plan(config.override(*settings), machine))
     except PlanError as e: return {'error': str(e)}   # not kept: it may work another time
     except ConfigError as e: found = {'error': str(e)}
     RESULTS.mkdir(exist_ok=True)
-    file_of(name).write_text(json.dumps({**found, 'name': preset, 'case': name, 'settings': settings, 'seconds': round(time.time() - started, 1)}, indent=1) + '\n')
+    file_of(name).write_text(json.dumps({**found, 'name': preset if isinstance(preset, str) else ': '.join(name.split(':')[1:3]), 'case': name, 'settings': settings, 'seconds': round(time.time() - started, 1)}, indent=1) + '\n')
     return found
 
 def line(found):
@@ -52,16 +66,17 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--list', action='store_true')
     p.add_argument('--table', action='store_true')
+    p.add_argument('--recipes', action='store_true', help='the steps of the recipes instead of the presets')
     p.add_argument('--only', nargs='*', default=[], metavar='WORDS')
     p.add_argument('--limit', type=int, default=1000, help='cases to run')
     args = p.parse_args()
-    todo = [c for c in cases() if not args.only or any(w in c[0] for w in args.only)]
+    todo = [c for c in (recipe_cases() if args.recipes else cases()) if not args.only or any(w in c[0] for w in args.only)]
     if args.list: return print('\n'.join(f'{"done" if file_of(c[0]).exists() else "    "} {c[0]}' for c in todo))
     if not args.table:
         for c in [c for c in todo if not file_of(c[0]).exists()][:args.limit]:
             print(c[0], flush=True)
             print('   ', line(run(*c)), flush=True)
-    done = [json.loads(file_of(c[0]).read_text()) for c in cases() if file_of(c[0]).exists()]
+    done = [json.loads(file_of(c[0]).read_text()) for c in (*cases(), *recipe_cases()) if file_of(c[0]).exists()]
     SUMMARY.write_text(json.dumps(done, indent=1) + '\n')
     print(f'{len(done)} cases in {SUMMARY.relative_to(ROOT)}')
 

@@ -23,7 +23,8 @@ def case_row(found: dict) -> tuple:  # one entry of bench/plans.json
     return (run, found['machine'], found['dtype'], found['batch'], found['batch'] // found['devices'], gib(asked) + ('' if found['fits'] else f' of {asked["limit"] / 2**30:.2f}'), how, gib(other or asked) if fits else '–',
             round(found['clips_per_second_at_most']) if fits else None, round(found['hours_at_least'], 1) if fits else None)
 
-def plans_table(file: str | Path) -> Panel:  # bench/plans.json
+def plans_table(file: str | Path,   # bench/plans.json
+                recipes: bool = False) -> Panel:   # the steps of the recipes instead of the presets
     "All cases that compiled, in the order in which they were wanted"
-    cases = json.loads(Path(file).read_text())
-    return table([case_row(c) for c in cases if 'error' not in c], COLUMNS, 'Compiled for TPUs, with no TPU')
+    cases = [c for c in json.loads(Path(file).read_text()) if 'error' not in c and c['case'].startswith('recipe:') == recipes]
+    return table([case_row(c) for c in cases], COLUMNS, ('Steps of the recipes' if recipes else 'Presets') + ' compiled for TPUs, with no TPU')

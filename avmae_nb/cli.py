@@ -188,7 +188,7 @@ def _places(run: Path, rows: list[tuple[str, str]], opener: str) -> str:   # ope
     "Where everything is"
     from avmae_nb.train.checkpoint import saved_steps
     module, function = opener.rsplit('.', 1)
-    rows += [('checkpoint', run/'checkpoints'/str(max(saved_steps(run), default=0))), ('log', run/'log.jsonl'), ('in Python', f"from {module} import {function}; model, config = {function}({str(run)!r})")]
+    rows = [*rows, ('checkpoint', run/'checkpoints'/str(max(saved_steps(run), default=0))), ('log', run/'log.jsonl'), ('in Python', f"from {module} import {function}; model, config = {function}({str(run)!r})")]
     return '\n'.join(f'{name:<14}{value}' for name, value in rows)
 
 def _curves_of(run: Path) -> Path:
@@ -196,13 +196,15 @@ def _curves_of(run: Path) -> Path:
     from avmae_nb.view.curves import plot_loss
     return plot_loss(run).save(run/'pictures'/'loss.png')
 
+def _clips(c: Run, asked: int | None) -> int: return (c.train.eval_clips or 64) if asked is None else max(1, asked)
+
 def _report_classifier(run: Path, clips: int | None) -> str:
     "Scores of a fine-tuned run on held-out clips, one window each, and its curves"
     from avmae_nb.data.sources import open_source
     from avmae_nb.train.finetune import load_finetuned
     from avmae_nb.train.scores import compare_modalities
     model, c = load_finetuned(run)
-    found = compare_modalities(model, open_source(c.data, 'eval'), c, clips=(c.train.eval_clips or 64) if clips is None else max(1, clips))
+    found = compare_modalities(model, open_source(c.data, 'eval'), c, clips=_clips(c, clips))
     return f'{found}\n\n' + _places(run, [('curves', _curves_of(run)), ('all clips', f'avmae evaluate {run}')], 'avmae_nb.train.finetune.load_finetuned')
 
 def _kept(run: Path, text: str) -> str:
@@ -224,7 +226,7 @@ def report(run, clips: int | None = None) -> str:  # held-out clips; default: as
     run = Path(run)
     if run_kind(run) is Finetune: return _kept(run, _report_classifier(run, clips))
     model, c = load(run)
-    source, count = open_source(c.data, 'eval'), (c.train.eval_clips or 64) if clips is None else max(1, clips)
+    source, count = open_source(c.data, 'eval'), _clips(c, clips)
     batches = list(eval_batches(source, c.replace(**{'train.batch': min(c.train.batch, count)}), count))
     say('reconstructing clips for pictures and sounds; this compiles and can take a minute')
     paths = write_results(model, batches[0], c, run, source=source)

@@ -10,7 +10,6 @@ import sys, time
 from pathlib import Path
 from .cli_data import whole
 from .config import ConfigError
-from .files import local_path
 
 # %% ../nbs/cli_use.ipynb #c3417a91
 def _which(word): return int(word) if word.isdigit() else word
@@ -22,8 +21,8 @@ def _model(word):
 
 def _changes(args) -> tuple[str, ...]:
     "Settings, those that --data and --labels stand for first"
-    folder = ('data.source=folder', f'data.path={local_path(args.data, "--data")}') if args.data else ()
-    return (*folder, *([f'data.labels={args.labels}'] if getattr(args, 'labels', None) else ()), *args.settings)
+    from avmae_nb.recipes.run import data_settings
+    return (*data_settings(args.data, getattr(args, 'labels', None)), *args.settings)   # view has no --labels
 
 def _add_clips(p):
     "Options on which labelled clips"
@@ -66,7 +65,7 @@ def probe(args):
     from avmae_nb.devices import compilation_cache
     from avmae_nb.train.probing import probe_run
     compilation_cache()
-    print(probe_run(args.run, list(_changes(args)), tuple(args.kinds.split(',')), (args.clips, max(1, args.clips // 2)), args.which))
+    print(probe_run(args.run, _changes(args), tuple(args.kinds.split(',')), (args.clips, max(1, args.clips // 2)), args.which))
 
 def _add_probe(add):
     "The command `probe`"

@@ -34,6 +34,14 @@ def test_data_folder_sets_source(tmp_path):
     c = configuration(parse(['pretrain', '--data', str(tmp_path)]))
     assert (c.data.source, c.data.path) == ('folder', str(tmp_path))
 
+def test_data_of_any_name(tmp_path):
+    "A colon, a hash or a bracket in a folder's name is no YAML"
+    from avmae_nb.cli_use import _changes
+    for name in ('clips: new', 'take #2', '[raw]'):
+        (tmp_path / name).mkdir()
+        found = preset('tiny').override(*_changes(parse(['evaluate', 'runs/x', '--data', str(tmp_path / name), '--labels', 'folders']))).data
+        assert (found.source, found.path, found.labels) == ('folder', str(tmp_path / name), 'folders')
+
 def test_presets_print_a_loadable_file(capsys, tmp_path):
     code, out, _ = run(capsys, 'presets', 'audioset')
     (tmp_path / 'mine.yaml').write_text(out)

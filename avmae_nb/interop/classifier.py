@@ -12,7 +12,7 @@ from ..config import ConfigError
 from ..data.sources import Source
 from ..files import local_path
 from .folder import Stored
-from .handout import fitting, inputs_of, open_model
+from .handout import fitting, inputs_of, names_run, open_model
 from .released import Loaded
 from ..model.heads import EncoderClassifier
 from ..model.mae import AVMAE
@@ -45,7 +45,7 @@ def _config(found: Stored | Loaded, settings: tuple[str, ...], where) -> Finetun
 def open_classifier(path, which: str | int = 'latest', settings: tuple[str, ...] = ()) -> Opened:   # settings: changes as in a terminal, e.g. `('data.path=/videos',)`
     "A fine-tuned run (`which`: 'latest', 'best' or a step), a folder that `save` wrote, or a released classifier; of the last `settings` may change the inputs' length and size and the fusion layer"
     path = local_path(path)
-    if not path.is_file() and not any((path/n).is_file() for n in ('checkpoint', 'model.safetensors')):
+    if names_run(path):
         model, config = load_finetuned(path, which)
         return Opened(model, config.override(*settings), read_class_names(path))
     if which != 'latest': raise ConfigError(f'{path} is no run folder: it has one set of weights and no {which!r}')

@@ -6,16 +6,17 @@
 __all__ = ['MACHINES', 'USUAL', 'NEUTRAL', 'machine_named', 'Estimate', 'estimates', 'programs', 'compile_recipe', 'plan_recipe']
 
 # %% ../../nbs/recipes/07_estimate.ipynb #72e21b34
-import functools, hashlib
+import functools
 from dataclasses import dataclass
 from ..config import ConfigError, Run, nearest
+from ..data.sources import fingerprint
 from ..hardware import Machine, gpus, tpu_slice
 from ..model.flops import step_flops
 from ..plan.plan import first_estimated, plan, plan_dict
+from ..plan.table import COLUMNS as PLAN_COLUMNS, case_row
 from ..plan.roofline import estimated_bytes, parameter_count, roofline, whole_run
 from .recipe import Recipe, Size, stages
 from .stages import Stage
-from ..plan.table import COLUMNS as PLAN_COLUMNS, case_row
 from ..view.panel import Panel, table, table_html, table_text
 
 # %% ../../nbs/recipes/07_estimate.ipynb #97c7f0f1
@@ -38,6 +39,10 @@ class Estimate:
         "Tokens that the encoder sees of one clip"
         masks = getattr(self.config, 'masks', {})
         return sum(round(v.tokens * (1 - (masks[m].bounds[0] if m in masks else 0))) for m, v in self.config.modalities.items())
+    @property
+    def named(self) -> str:
+        "The label with the tokens, which tell mask ratios apart"
+        return f'{self.label}, {self.tokens} tokens'
     @property
     def flops(self) -> float:
         "FLOPs of one clip in a training step"
@@ -78,20 +83,19 @@ NEUTRAL = ('optim.base_learning_rate', 'optim.warmup_epochs', 'train.seed', 'tra
 
 def programs(recipe: Recipe, size: Size, seeds: int = 1) -> dict[str, Estimate]:
     "The stages of a recipe, those that are trained by one and the same compiled step together, under a key that other recipes share"
-    out = {}
+    groups = {}
     for s in stages(recipe, size, range(seeds)).values():
         plain = type(s.config)()
         same = s.config.replace(**{n: functools.reduce(getattr, n.split('.'), plain) for n in NEUTRAL if n != 'init' or hasattr(plain, 'init')})
-        key = hashlib.blake2b(repr(same).encode(), digest_size=6).hexdigest()
-        out[key] = Estimate(_label(s), out[key].count + 1 if key in out else 1, out[key].config if key in out else s.config)
-    return out
+        groups.setdefault(fingerprint(same), []).append(s)
+    return {key: Estimate(_label(found[0]), len(found), found[0].config) for key, found in groups.items()}
 
 def compile_recipe(recipe: Recipe, size: Size, machine: str, seeds: int = 1, say=lambda text: None) -> Panel:   # machine: a slice, 'v3:4x4'; say: is told what is being compiled
     "Every step of a recipe compiled for a TPU slice that is not here: whether it fits, and the nearest settings that do"
     rows, found = [], programs(recipe, size, seeds).values()
     for k, e in enumerate(found, 1):
-        say(f'{k} of {len(found)}: compiling {e.label}, {e.tokens} tokens, for {machine}')
-        rows.append(case_row({**plan_dict(plan(e.config, machine)), 'name': f'{e.label}, {e.tokens} tokens', 'settings': []}))
+        say(f'{k} of {len(found)}: compiling {e.named}, for {machine}')
+        rows.append(case_row({**plan_dict(plan(e.config, machine)), 'name': e.named, 'settings': []}))
     return table(rows, PLAN_COLUMNS, f'{recipe.name}, {size.name}: every step compiled for {machine}, with no TPU')
 
 def _memory(found: list[Estimate], machine: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from ..config import ConfigError, Pretrain
 from ..data.sources import open_source
-from ..interop.handout import is_run, open_autoencoder
+from ..interop.handout import names_run, open_autoencoder
 from ..train.checkpoint import Checkpoints
 from ..train.learner import Learner
 from ..train.pretrain import load
@@ -235,11 +235,11 @@ def _load_step(run, step): return load(run, which=step)[0]
 
 def _of_path(path: Path, settings: tuple[str, ...]) -> tuple[dict, Pretrain]:
     "What a path holds: the checkpoints of a run, or the one model of a saved folder or a released file"
-    if path.exists() and not is_run(path) and not (path/'config.yaml').exists() or (path/'model.safetensors').exists():
-        model, config = open_autoencoder(path, settings=settings)
-        return {path.parent.name if path.name == 'checkpoint' else path.name: model}, config
-    models, config = _of_run(path)
-    return models, config.override(*settings)
+    if names_run(path):
+        models, config = _of_run(path)
+        return models, config.override(*settings)
+    model, config = open_autoencoder(path, settings=settings)
+    return {path.parent.name if path.name == 'checkpoint' else path.name: model}, config
 
 def _models_of(what, name: str, settings: tuple[str, ...] = ()) -> tuple[dict, Pretrain | None, object]:
     "Models, configuration and source of whatever can be viewed"
@@ -247,7 +247,7 @@ def _models_of(what, name: str, settings: tuple[str, ...] = ()) -> tuple[dict, P
     if not isinstance(what, Learner): return {name: what}, None, None
     if getattr(what, 'config', None) is None: raise ConfigError('view: this learner has no config: learners made by pretrain() have one; otherwise call view(model, config)')
     evaluate = getattr(what, 'evaluate', None)
-    return {name: what.averaged}, what.config, evaluate.source if evaluate else what.source
+    return {name: what.averaged}, what.config.override(*settings), None if settings else evaluate.source if evaluate else what.source
 
 def _origin(what, compare, settings=()) -> str:
     "The call that made a viewer, as far as it can be written down"
@@ -266,7 +266,6 @@ def view(what,                     # run folder, saved folder, released checkpoi
     models, found, own = _models_of(what, 'this model' if compare else '', settings)
     config = config.override(*settings) if config else found
     if config is None: raise ConfigError('view(model): say which configuration it has: view(model, config)')
-    if settings and own: config, own = config.override(*settings), None
     for name, other in (compare or {}).items(): models |= {name: next(iter(_models_of(other, name, settings)[0].values()))}
     return Viewer(Explorer(models, config, source or own or open_source(config.data, 'eval')), state, _origin(what, compare, settings))
 

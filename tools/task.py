@@ -56,7 +56,8 @@ def environment(bin, threads=None):
     if threads: defaults['NPROC'] = threads   # XLA sizes its CPU thread pool by it
     return {**{k: str(v) for k, v in defaults.items()}, **os.environ, 'PATH': f'{bin}{os.pathsep}{os.environ["PATH"]}', 'VIRTUAL_ENV': str(bin.parent)}
 
-QUICK = ['--xla_backend_optimization_level=0', '--xla_cpu_use_fusion_emitters=false']
+QUICK = ['--xla_backend_optimization_level=0', '--xla_cpu_use_fusion_emitters=false',   # less work for LLVM
+         '--xla_cpu_parallel_codegen_split_count=1', '--xla_cpu_enable_concurrency_optimized_scheduler=false']   # a sixth less CPU for the tests of models, in two processes of a thread each
 
 def quick_compiles(bin):
     "XLA_FLAGS for programs that compile longer than they run, as those of tests do: a toy's training then costs a third of the CPU. XLA ends a process that names a flag it does not know: such a flag is left out"

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from ..config import Audio, Pretrain, Video
 from ..files import local_path, write_whole
 from ..data.guard import guarded
-from ..data.loader import example
+from ..data.loader import example, one_blas_thread
 from ..data.media import MediaError, Request, probe, read_clip
 from ..data.sources import list_folder
 from .export import handed
@@ -173,7 +173,7 @@ def embed_telling(model, path, how: How, tell=lambda windows, done, files: None)
     place = {str(f): i for i, f in enumerate(files)}
     tell(0, 0, len(files))
     masks = isinstance(model, AVMAE)   # it can do without a modality
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers) as pool, one_blas_thread():
         read = _ahead(pool, functools.partial(_read, decoding=decoding, config=config), _windows(files, decoding, hop, bad), 2 * batch + workers)
         for present, group in _groups(read, batch, tuple(model.modalities), bad):
             if not masks and len(present) < len(model.modalities): bad.update({str(g[0][0]): f'{g[0][0]}: no {" and no ".join(m for m in model.modalities if m not in present)}, and a classifier wants every modality' for g in group})

@@ -88,7 +88,7 @@ FINDINGS = (
     Finding('Inpainting tolerates fewer learning rates', 'stable rates of joint - of inpainting', 'greater', 0.0, ('figA1-stability',), _stable_rates, 'rates',
             tried='neither objective diverged at any of four rates, up to ten times the base one, in 300 steps. Inpainting ends at one loss, 0.72, whatever the rate: it has hardly begun to learn by then, and what does not learn does not diverge. Joint pays for the largest rate (0.68, against 0.49 to 0.52) and stays stable. Longer runs were not tried.'),
     Finding('Pre-training on both costs little more than on video', '1.5 - time of AV / time of V', 'no worse', 0.0, ('a12-cost',), lambda found: Effect(tuple(0.5 - v for v in _cost(found).values)), 'times',
-            tried="FLOPs alone are 1.57 times video's here and 1.63 times at the paper's own size (avmae run a12-cost --size paper --plan), so the line of 1.5 is out of reach for a step bound by its FLOPs in either; above them, short sequences use a CPU less well."))
+            tried="FLOPs alone are 1.57 times video's here and 1.63 times at the paper's own size (avmae run a12-cost --size paper --plan), so the line of 1.5 is out of reach for a step bound by its FLOPs in either. Times are those of training with its loader beside it, and the processor has a say: these two threads on two cores give 1.52 times, with a spread of a fifth between seeds; one thread on an earlier machine gave 1.91 ± 0.13."))
 
 @dataclass(frozen=True)
 class Judged:

@@ -20,10 +20,11 @@ from .tasks import FINETUNE_PRESETS, Finetune, any_preset, finetune_preset
 
 # %% ../nbs/cli.ipynb #ed790bfd
 def configuration(args) -> Run:  # parsed arguments
-    "The run that the options describe: preset or file, then `--data`, `--init` and `--fit`, then `name=value`"
+    "The run that the options describe: preset or file, then `--data`, `--labels`, `--init` and `--fit`, then `name=value`"
     tune = args.command_kind == 'finetune'
     given = (Finetune if tune else Pretrain).load(args.config) if args.config else (finetune_preset if tune else preset)(args.preset)
     if args.data: given = given.replace(data=dict(source='folder', path=str(local_path(args.data, '--data'))))
+    if args.labels: given = given.replace(**{'data.labels': args.labels})
     if tune and args.init: given = given.replace(init=args.init)
     if tune and args.fit:
         from avmae_nb.interop.start import pretraining_of
@@ -37,6 +38,7 @@ def add_configuration(parser: argparse.ArgumentParser, default: str = 'tiny', kn
     which.add_argument('--preset', default=default, help=f'one of {", ".join(known)} (default: {default})')
     which.add_argument('--config', metavar='FILE', help='a YAML file written by `avmae presets NAME`, or a run\'s config.yaml')
     parser.add_argument('--data', metavar='FOLDER', help='a folder of videos, searched with its subfolders; default: the synthetic world')
+    parser.add_argument('--labels', metavar='CSV', help='a CSV with the columns file and label, or the word folders: each subfolder is a class')
     parser.add_argument('settings', nargs='*', metavar='name=value', help='e.g. train.batch=64 model.encoder=separate video.mask.ratio=0.95')
 
 # %% ../nbs/cli.ipynb #d2b913f9

@@ -34,16 +34,16 @@ def evaluate(args):
     "Scores of a classifier on held-out clips, for every set of modalities"
     from avmae_nb.data.sources import open_source
     from avmae_nb.devices import compilation_cache
-    from avmae_nb.interop.classifier import check_classes, open_classifier, order_note
+    from avmae_nb.interop.classifier import open_classifier, order_note, with_own_classes
     from avmae_nb.train.scores import compare_modalities
     compilation_cache()
     opened = open_classifier(args.model, args.which, _changes(args))
     c = opened.config
     source = open_source(c.data, args.split)
-    check_classes(opened, source, args.model)
+    scored = with_own_classes(opened, source, args.model)
     for line in filter(None, (*opened.notes, order_note(opened, source))): print(f'note: {line}')
     given = tuple(args.modalities.split(',')) if args.modalities else None
-    found = compare_modalities(opened.model, source, c, given, args.clips, args.views or c.views)
+    found = compare_modalities(opened.model, scored, c, given, args.clips, args.views or c.views)
     print(f'{found}\n\n{list(found.rows.values())[-1]}\n\n{list(found.rows.values())[-1].table(worst=10)}')
     if args.save: print(f'saved: {found.save(args.save)}')
 

@@ -15,6 +15,13 @@ from hypothesis import settings
 settings.register_profile('avmae', deadline=None, derandomize=True, max_examples=25)
 settings.load_profile('avmae')
 
+LONGEST = ('tutorials', 'model', 'oracle', 'faults', 'recipes', 'devices', 'viewer', 'finetune', 'probes', 'resume', 'train', 'plan')
+
+def pytest_collection_modifyitems(items):
+    "Files that take longest come first, so that two processes with a file each at a time end together (`--no-loadscope-reorder`)"
+    place = {f'test_{name}': i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
+
 @pytest.fixture(scope='session', autouse=True)
 def no_network():
     "Tests reach this machine only"

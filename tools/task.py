@@ -89,7 +89,7 @@ def test(args):
         step('notebooks clean, package and README in step with them', [bin / 'python', 'tools/drift.py'], environment(bin))
         for room, path in rooms().items(): step(f'notebooks run: {room}', [bin / 'nbdev_test', '--n_workers', '2', '--timing', *path], env(1))
     print('\n== pytest', flush=True)
-    words, threads = (rest, None) if rest else (['-n', '2', '--dist', 'loadfile', '--durations', '25', 'tests'], 1)   # two processes with a thread each, a file's tests in one of them
+    words, threads = (rest, None) if rest else (['-n', '2', '--dist', 'loadfile', '--no-loadscope-reorder', '--durations', '25', 'tests'], 1)   # two processes with a thread each, a file's tests in one of them
     sys.exit(subprocess.run([bin / 'python', '-m', 'pytest', '-q', *words], cwd=ROOT, env=env(threads), stdin=subprocess.DEVNULL).returncode)
 
 def demo(args):

@@ -325,6 +325,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if wrong: args.parser.error(f'unrecognized arguments: {" ".join(wrong)}')
     return args
 
+def _reader_gone() -> bool:
+    "Whether nobody reads what is printed any more, as after `| head`; what is left of it is dropped"
+    try: print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return True
+    return False
+
 def main(argv: list[str] | None = None) -> int:  # None: sys.argv
     "Run one command; errors that are meant for the user are one line on stderr"
     args = parse(sys.argv[1:] if argv is None else argv)
@@ -335,5 +343,6 @@ def main(argv: list[str] | None = None) -> int:  # None: sys.argv
     except (Exception, KeyboardInterrupt) as error:
         if args.debug or not told(error): raise
         if isinstance(error, KeyboardInterrupt): return 130
-        print(f'avmae: {error}', file=sys.stderr)
+        gone = isinstance(error, BrokenPipeError) and _reader_gone()
+        print('avmae: stopped: nobody reads its output any more' if gone else f'avmae: {error}', file=sys.stderr)
         return 2

@@ -30,9 +30,16 @@ def test_warnings_are_one_plain_line(capsys):
         warnings.warn('small: 1 files\nwere skipped')
     assert capsys.readouterr().err == 'avmae: note: small: 1 files were skipped\n'
 
+def test_a_reader_that_goes_away():
+    "`avmae recipes | head -1`"
+    p = subprocess.Popen([sys.executable, '-c', 'import sys; from avmae_nb.cli import main; sys.exit(main(["recipes"]))'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    p.stdout.close()
+    assert (p.stderr.read(), p.wait()) == ('avmae: stopped: nobody reads its output any more\n', 2)
+
 def test_data_folder_sets_source(tmp_path):
     c = configuration(parse(['pretrain', '--data', str(tmp_path)]))
     assert (c.data.source, c.data.path) == ('folder', str(tmp_path))
+    for command in ('pretrain', 'finetune'): assert configuration(parse([command, '--data', str(tmp_path), '--labels', 'folders'])).data.labels == 'folders'
 
 def test_data_of_any_name(tmp_path):
     "A colon, a hash or a bracket in a folder's name is no YAML"

@@ -178,7 +178,7 @@ class Scores:
 
     def __repr__(self):
         left = [f'{n} {why}' for why, n in self.left_out.items() if n]
-        lines = [f'{self.clips} clips, {" + ".join(self.modalities)}, {self.views} view{"s" * (self.views > 1)}' + (f'; left out: {", ".join(left)}' if left else ''), f'{"":<20}{"score":>8}   95% interval']
+        lines = [f'{self.clips} clip{"s" * (self.clips != 1)}, {" + ".join(self.modalities)}, {self.views} view{"s" * (self.views > 1)}' + (f'; left out: {", ".join(left)}' if left else ''), f'{"":<20}{"score":>8}   95% interval']
         lines += [f'{k:<20}{v:>8.4f}   {self.intervals[k][0]:.4f} to {self.intervals[k][1]:.4f}' for k, v in self.values.items()]
         lines += [f'{("calibration error " + (h if len(self.calibration) > 1 else "")).strip():<20}{c.error:>8.4f}' for h, c in self.calibration.items()]
         return '\n'.join(lines + [f'{len(m)} of {len(self.classes[h])} {"" if h == "class" else h + " "}classes have no clip' for h, m in self.missing.items() if m])
@@ -232,7 +232,7 @@ class Comparison:
         head = f'{"given":<8}' + ''.join(f'{k:>26}' for k in first.values)
         lines = [f'{name:<8}' + ''.join(f'{cell(s, k):>26}' for k in first.values) for name, s in self.rows.items()]
         left = [f'{n} {why}' for why, n in first.left_out.items() if n]
-        return '\n'.join([head, *lines, f'{first.clips} clips, {first.views} view{"s" * (first.views > 1)}, 95% intervals' + (f'; left out: {", ".join(left)}' if left else '')])
+        return '\n'.join([head, *lines, f'{first.clips} clip{"s" * (first.clips != 1)}, {first.views} view{"s" * (first.views > 1)}, 95% intervals' + (f'; left out: {", ".join(left)}' if left else '')])
     def save(self, path) -> Path:
         "Write all rows as JSON"
         path = Path(path)

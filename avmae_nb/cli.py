@@ -146,6 +146,7 @@ def _train(args, make, then: str):   # make: `pretrain` or `finetune`
     print(f'{describe(c)}\nrun folder: {run or "none, --fast writes nothing"}', flush=True)
     learner = make(c, run, [StartingPoint()], fast=args.fast).fit()
     if learner.stopped: return 130
+    if (bad := learner.loader.report) and run: print(f'{bad.said()}; all of them: {run}/bad_clips.jsonl')
     print(f'finished; {then} {run}' if run else 'it runs')
 
 def train(args):

@@ -6,7 +6,7 @@
 __all__ = ['STORE', 'recipes', 'run', 'sweep', 'add_recipes']
 
 # %% ../nbs/cli_recipes.ipynb #76d9fccb
-import shlex, sys
+import shlex, sys, warnings
 from .cli_data import whole
 from .config import ConfigError
 
@@ -33,22 +33,30 @@ def _size(args):
     if args.variant != 'supplement' and args.size == 'tiny': raise ConfigError(f'--variant {args.variant} is of --size paper')
     return adjusted(open_size(args.size, args.variant), [*data_settings(args.data, args.labels, args.source), *args.settings])
 
-def _go(recipe, args):
+def _words(args, *first: str) -> str:
+    "The command that does it again, wherever results are kept"
+    given = {'--columns': getattr(args, 'columns', None), '--base': getattr(args, 'base', None), '--name': getattr(args, 'name', None), '--size': args.size, '--seeds': args.seeds,
+             '--variant': args.variant if args.size == 'paper' else None, '--data': args.data, '--labels': args.labels, '--source': args.source}
+    options = [w for k, v in given.items() if v is not None for w in (k, str(v))]
+    return shlex.join(['avmae', *first, *options, *['--tune'] * getattr(args, 'tune', False), *args.settings])
+
+def _go(recipe, args, *first: str):   # first: of the command
     "Plan, or print the budget and run"
     from avmae_nb.devices import compilation_cache
     from avmae_nb.recipes.estimate import compile_recipe, plan_recipe
-    from avmae_nb.recipes.run import budget, run_recipe
+    from avmae_nb.recipes.run import budget, overruled, run_recipe
     size = _size(args)
-    seeds = args.seeds or size.seeds
+    args.seeds = seeds = args.seeds or size.seeds
+    for note in overruled(recipe, size, args.settings): warnings.warn(note)
     if args.tpu and not args.plan: raise ConfigError('--tpu goes with --plan: nothing is trained')
     if args.plan:
-        print(plan_recipe(recipe, size, seeds, args.price))
+        if args.size == 'tiny': print(budget(recipe, size, seeds, args.store), end='\n\n')
+        print(plan_recipe(recipe, size, seeds, args.price, _words(args, *first)))
         if args.tpu: print(f'\n{compile_recipe(recipe, size, args.tpu, seeds, lambda text: print(text, file=sys.stderr, flush=True))}')
         return
     compilation_cache()
     print(budget(recipe, size, seeds, args.store), flush=True)
-    words = [f'avmae run {recipe.name}', *(f'--row {shlex.quote(r)}' for r in getattr(args, 'row', None) or ()), f'--size {args.size}', f'--seeds {seeds}', *([f'--variant {args.variant}'] if args.size == 'paper' else []), *args.settings]
-    result = run_recipe(recipe, size, range(seeds), args.store, ' '.join(words), args.out)
+    result = run_recipe(recipe, size, range(seeds), args.store, _words(args, *first), args.out)
     print(f'\n{result}')
     if args.figure:
         from avmae_nb.recipes.figures import figure
@@ -58,12 +66,12 @@ def run(args):
     "Run one recipe"
     from avmae_nb.recipes.definitions import open_recipe
     from avmae_nb.recipes.run import only_rows
-    _go(only_rows(open_recipe(args.recipe), args.row), args)
+    _go(only_rows(open_recipe(args.recipe), args.row), args, 'run', open_recipe(args.recipe).name, *(w for r in args.row or () for w in ('--row', r)))
 
 def sweep(args):
     "Run a grid"
     from avmae_nb.recipes.sweep import read_grid, sweep_recipe
-    _go(sweep_recipe(read_grid(args.grid), args.columns.split(','), args.base, args.tune, args.name), args)
+    _go(sweep_recipe(read_grid(args.grid), args.columns.split(','), args.base, args.tune, args.name), args, 'sweep', *args.grid)
 
 # %% ../nbs/cli_recipes.ipynb #c923d083
 def _add_running(p):

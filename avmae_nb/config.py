@@ -21,7 +21,7 @@ class ConfigError(ValueError):
 def nearest(word: str, options) -> str:  # e.g. `"did you mean 'separate'? valid: ..."`
     "The hint that goes with a wrong name: closest of `options`, then all of them"
     options = [str(o) for o in options]
-    close = difflib.get_close_matches(str(word).lower(), [o.lower() for o in options], 1, 0.5)
+    close = difflib.get_close_matches(str(word).lower(), [o.lower() for o in options], 1, 0.5) or [o.lower() for o in options if word and o.lower().startswith(str(word).lower())]
     best = next((o for o in options if close and o.lower() == close[0]), None)
     return (f'did you mean {best!r}? ' if best else '') + 'valid: ' + ', '.join(repr(o) for o in options)
 

@@ -49,6 +49,14 @@ def test_data_of_any_name(tmp_path):
         found = preset('tiny').override(*_changes(parse(['evaluate', 'runs/x', '--data', str(tmp_path / name), '--labels', 'folders']))).data
         assert (found.source, found.path, found.labels) == ('folder', str(tmp_path / name), 'folders')
 
+def test_a_plan_names_the_command_that_was_typed(capsys, tmp_path):
+    code, out, err = run(capsys, 'sweep', 'video.mask.ratio=0.5,0.9', '--columns', 'loss', '--seeds', '1', '--data', tmp_path, 'train.steps=3', '--plan')
+    again = out.split('fits: ')[1].split(' --plan')[0]
+    assert code == 0 and not err and 'seconds at least' in out
+    args = parse(again.split()[1:])
+    assert (args.grid, args.columns, args.seeds, args.data) == (['video.mask.ratio=0.5,0.9'], 'loss', 1, str(tmp_path)) and args.settings == ['train.steps=3']
+    assert 'changes nothing' in run(capsys, 'run', 'a12-cost', '--row', 'A', 'train.steps=3', '--plan')[2]
+
 def test_presets_print_a_loadable_file(capsys, tmp_path):
     code, out, _ = run(capsys, 'presets', 'audioset')
     (tmp_path / 'mine.yaml').write_text(out)

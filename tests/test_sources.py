@@ -136,7 +136,7 @@ def test_splits_are_the_same_on_every_machine(videos, tmp_path):
 
 def test_few_clips_are_evaluated_on_all_and_it_is_said(tmp_path, clip_file):
     for k in range(4): shutil.copy(clip_file, tmp_path / f'{k}.mp4')
-    with pytest.warns(UserWarning, match='only 4 clips: evaluation uses the clips that are trained on'): source = folder(tmp_path, 'eval')
+    with pytest.warns(UserWarning, match='only 4 clips: the eval split has the clips of the train split'): source = folder(tmp_path, 'eval')
     assert len(source) == len(folder(tmp_path, 'train')) == 4 and 'only 4 clips' in source.notes[-1]
 
 def test_a_limit_takes_clips_from_everywhere(videos):

@@ -63,7 +63,7 @@ def by_hand(missing=(), title='clip', flags=3):
     def answer(ask):
         describe = lambda name, shape, patch, duration: dict(name=name, shape=shape, patch=patch, grid=[s // p for s, p in zip(shape, patch)], trimmed=shape, duration=duration, kinds=['random', 'time'], ticks=[['1000', 0.5]], hertz=[500, 2000])
         modalities = [describe('video', [2, 4, 4], [1, 2, 2], 1.0), describe('audio', [4, 4], [2, 2], 1.0)]
-        can = dict(kernel=True, paint=True, attention=True, other=True, clips=3, sounds=['original', 'pasted'], models=[title, 'b'], layers=2, heads=2, save=['png', 'code'])
+        can = dict(kernel=True, paint=True, attention=True, other=True, clips=4, sounds=['original', 'pasted'], models=[title, 'b'], layers=2, heads=2, save=['png', 'code'])
         if ask['ask'] == 'start': return dict(modalities=modalities, can=can, state=dict(clip=0, frame=0, hide={m: dict(kind='random', ratio=0.5, seed=0, drop=False, painted='') for m in hidden}, model='', compare='', other=False)), {'lut': LUT.ravel()}
         if ask['ask'] == 'thumbs': return dict(first=0, clips=[dict(index=0, title=title), dict(index=1, title='b', error=NASTY)]), {'thumb/0': np.full((48, 48, 3), 9, np.uint8)}
         if ask['ask'] == 'sound' and 'audio' in missing: return dict(which=ask['which'], note="no sound to play: this clip's original has none"), {}
@@ -118,6 +118,15 @@ def test_markup_in_names_is_text(page):
     page.wait_for_function("document.querySelector('.avmae-status').textContent.includes('MediaError')")
     assert page.locator('.avmae-number[aria-label^=clip]').input_value() in '01' and page.title() == 'viewer'
     assert pixel(page, 'original/video', 24, 24) == FILM[0, 0, 0].tolist()   # the last picture stays
+
+def test_buttons_go_past_a_clip_that_cannot_be_read(page):
+    mount(page, by_hand()); ready(page)
+    after, before = page.get_by_label('next clip'), page.get_by_label('previous clip')
+    change(page, after.click)
+    for button, other_side in ((after, 3), (before, 1)):   # clip 2 cannot be read
+        button.click(); page.wait_for_function("document.querySelector('.avmae-status').textContent.includes('MediaError')")
+        change(page, button.click)
+        assert page.get_by_label('clip, 0 to 3').input_value() == str(other_side)
 
 def test_a_kernel_that_is_gone_leaves_the_picture(page):
     alive, answer = [True], by_hand()

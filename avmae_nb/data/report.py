@@ -40,6 +40,10 @@ class Report:
             with self.path.open('a', encoding='utf-8', errors='backslashreplace') as f: f.writelines(   # names that are not UTF-8 become JSON's own \udc..
                 json.dumps(n, ensure_ascii=False) + '\n' for n in fresh)
     def __len__(self): return self.kinds.total()
+    def said(self) -> str:
+        "In a line: clips by problem, and the first of them"
+        kinds, first = ', '.join(f'{n} {problem}' for problem, n in self.kinds.items()), next(iter(self.clips.values()), None)
+        return f'clips with problems: {kinds}, e.g. {first["name"]}: {first["message"]}'.encode('utf-8', 'backslashreplace').decode() if first else 'no bad clips'
     def __str__(self):
         head = ', '.join(f'{n} {problem} ({self.counts[problem]} times)' for problem, n in self.kinds.items()) or 'no bad clips'
         lines = [head, *(f'  {n["name"]}: {n["problem"]}: {n["message"]}' for n in list(self.clips.values())[:10])]

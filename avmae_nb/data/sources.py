@@ -180,7 +180,7 @@ def _hash(name) -> float:
 def hold_out(names: list[str], split: str) -> tuple[list[int], tuple[str, ...]]:
     "Indices of a split and notes: with fewer than 10 clips all are trained on and evaluated on"
     if split == 'all': return list(range(len(names))), ()
-    if len(names) < 10: return list(range(len(names))), (f'only {len(names)} clips: evaluation uses the clips that are trained on, so it says nothing about new ones',)
+    if len(names) < 10: return list(range(len(names))), (f'only {len(names)} clips: the eval split has the clips of the train split, so for a model trained on them it says nothing about new ones',)
     hashes = [_hash(n) for n in names]
     limit = max(HELD_OUT, min(hashes) + 1e-12)   # at least one
     return [i for i, h in enumerate(hashes) if (h < limit) == (split == 'eval')], ()

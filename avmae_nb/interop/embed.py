@@ -14,7 +14,7 @@ from typing import Iterator, Literal, NamedTuple
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
 from jaxtyping import Float
-from ..config import Audio, Pretrain, Video
+from ..config import Audio, ConfigError, Pretrain, Video
 from ..files import local_path, write_whole
 from ..data.guard import guarded
 from ..data.loader import example, one_blas_thread
@@ -164,9 +164,9 @@ def embed(model, path, what: Literal['pooled', 'tokens'] = 'pooled', hop: float 
 def embed_telling(model, path, how: How, tell=lambda windows, done, files: None) -> Embeddings:
     "As `embed`; `tell(windows, done, files)` is called after each batch: windows embedded, files begun, files in all"
     what, hop, batch, workers = how
-    if what not in ('pooled', 'tokens'): raise ValueError(f"what={what!r}: 'pooled' or 'tokens'")
-    if hop is not None and hop <= 0: raise ValueError(f'hop={hop:g} s: the step between windows must be above 0')
-    if min(batch, workers) < 1: raise ValueError(f'batch={batch}, workers={workers}: both must be at least 1')
+    if what not in ('pooled', 'tokens'): raise ConfigError(f"what={what!r}: 'pooled' or 'tokens'")
+    if hop is not None and hop <= 0: raise ConfigError(f'hop={hop:g} s: the step between windows must be above 0')
+    if min(batch, workers) < 1: raise ConfigError(f'batch={batch}, workers={workers}: both must be at least 1')
     model, inputs = _opened(model)
     config, decoding, bad, found = Pretrain(**{'video': None, 'audio': None, **inputs}), Decoding(Request.of(inputs)), {}, []
     files = files_of(path)

@@ -25,7 +25,7 @@ class WeightsError(ValueError):
     "A file that is no usable checkpoint; the message says what it is and what to do"
 
 FOREIGN = {b'PK\x03\x04': 'a zip archive (an .npz, or a PyTorch file)', b'\x89HDF': 'an HDF5 file', b'\x1f\x8b': 'a gzip archive: unpack it first',
-           b'\x93NUMPY': 'a single NumPy array', b'<': 'an HTML or XML page, perhaps a failed download', b'version https://git-lfs': 'a Git LFS pointer, not the file it points to'}
+           b'\x93NUMPY': 'a single NumPy array', b'<': 'a text like HTML or XML, perhaps the page of a failed download', b'version https://git-lfs': 'a Git LFS pointer, not the file it points to'}
 
 def _foreign(start: bytes) -> str | None:
     "What a file is if it is not msgpack, by its first bytes"

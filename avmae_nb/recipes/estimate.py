@@ -104,14 +104,15 @@ def _memory(found: list[Estimate], machine: str) -> str:
     if None in told: return f'{told.count(None)} of {len(found)} kinds of stage do not fit'
     return '; '.join(dict.fromkeys(', '.join(f'{k}={v}' for k, v in c.items()) for c in told if c)) or 'as configured'
 
-def plan_recipe(recipe: Recipe, size: Size, seeds: int = 1, price: float | None = None) -> Panel:   # price: of a device for an hour
+def plan_recipe(recipe: Recipe, size: Size, seeds: int = 1, price: float | None = None, command: str = '') -> Panel:   # price: of a device for an hour; command: to do it again
     "Tables of what a recipe would take"
     found = estimates(recipe, size, seeds)
     rows = [(e.label, e.count, e.tokens, round(parameter_count(e.config) / 1e6, 1), round(e.flops / 1e9, 1), e.config.train.batch, e.steps, f'{e.total:.2e}') for e in found]
     head = ['stage', 'how many', 'tokens seen', 'M parameters', 'GFLOP a clip', 'batch', 'steps each', 'FLOPs in all']
     hours = {m: sum(e.hours(m) for e in found) for m in MACHINES}
     money = lambda m: (round(hours[m] * MACHINES[m].devices * price),) if price else ()
-    times = [(m, MACHINES[m].devices, round(hours[m] * USUAL, 1), round(hours[m], 1), *money(m), _memory(found, m)) for m in MACHINES]
-    columns = ['machine', 'devices', 'hours at least', f'hours at {USUAL:.0%} of that speed', *(['cost'] if price else []), 'memory, estimated']
-    note = f'Counted from shapes and published peaks; loading of data is not counted. Whether every step compiles for a TPU and fits: avmae run {recipe.name} --size {size.name} --plan --tpu v3:4x4'
+    unit, per, digits = ('hours', 1, 1) if max(hours.values()) >= 0.1 else ('seconds', 3600, 2)
+    times = [(m, MACHINES[m].devices, round(per * hours[m] * USUAL, digits), round(per * hours[m], digits), *money(m), _memory(found, m)) for m in MACHINES]
+    columns = ['machine', 'devices', f'{unit} at least', f'{unit} at {USUAL:.0%} of that speed', *(['cost'] if price else []), 'memory, estimated']
+    note = f'Counted from shapes and published peaks; loading of data is not counted. Whether every step compiles for a TPU and fits: {command or f"avmae run {recipe.name} --size {size.name}"} --plan --tpu v3:4x4'
     return Panel(text='\n\n'.join([table_text(rows, head), table_text(times, columns), note]), title=f'{recipe.name}, {size.name}, {seeds} seed{"s" * (seeds > 1)}', extra=table_html(rows, head) + table_html(times, columns) + f'<p>{note}</p>')

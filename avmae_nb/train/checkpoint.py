@@ -58,6 +58,7 @@ def run_format(run) -> int:
 def read_config(run, kind: type) -> Config:
     "The configuration of a run folder of any format up to today's"
     number, path = run_format(run), Path(run)/'config.yaml'
+    if not path.exists(): raise RunError(f'{run} is no run folder: there is no config.yaml in it')
     values = read_yaml(path)
     for n in range(number, FORMAT): values = UPGRADES[n](values)
     if kind is Pretrain and isinstance(values, dict) and 'classifier' in values: raise RunError(f'{run} is a fine-tuning run and holds a classifier (avmae evaluate scores it, load_finetuned opens it); here the pre-training run that it came from is wanted')

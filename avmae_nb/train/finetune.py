@@ -165,7 +165,7 @@ def load_finetuned(run: str | Path,
                    which: str | int = 'latest',   # 'latest', 'best' (lowest eval/error) or a step
                    ema: bool | None = None) -> tuple[nnx.Module, Finetune]:   # None: averaged weights where the run has them
     "The classifier of a fine-tuning run with its trained weights, and its configuration"
-    if (Path(run)/'config.yaml').exists() and run_kind(run) is not Finetune: raise CheckpointError(f'{run} is a pre-training run: fine-tune it first, finetune(Finetune(init={str(run)!r}, ...)), or load it with load()')
+    if (Path(run)/'config.yaml').exists() and run_kind(run) is not Finetune: raise CheckpointError(f'{run} is a pre-training run: fine-tune it first, avmae finetune --init {run} --fit, in Python finetune(Finetune(init={str(run)!r}, ...)); load() opens it as it is')
     config = read_run(run, Finetune)
     return trained(build_classifier(config), config, run_checkpoints(run), which, ema), config
 

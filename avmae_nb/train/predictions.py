@@ -22,7 +22,7 @@ from .pretrain import whole_batches
 # %% ../../nbs/train/08_predictions.ipynb #d1a88d62
 def label_kind(source: Source) -> Labels:
     "The labels of a source; `ConfigError` where it has none"
-    if source.labels is None: raise ConfigError(f'{source!r} has no labels: give Data.labels (a CSV with the columns file and label, or "folders" to take subfolders as classes), or a source that knows them')
+    if source.labels is None: raise ConfigError(f'{source!r} has no labels: give Data.labels, in the terminal --labels (a CSV with the columns file and label, or "folders" to take subfolders as classes), or a source that knows them')
     return source.labels
 
 def labelled(labels: np.ndarray, kind: str) -> np.ndarray:

@@ -200,7 +200,7 @@ class Viewer {
     else this['on_' + content.kind](content, arrays)
     if (!this.flying && this.waiting) { this.waiting = false; this.ask() }
   }
-  refused() { if (this.clip !== undefined && this.state.clip !== this.clip) { this.state.clip = this.clip; this.controls.clip.value = this.clip } }
+  refused() { this.passed = this.state.clip; if (this.clip !== undefined && this.state.clip !== this.clip) { this.state.clip = this.clip; this.controls.clip.value = this.clip } }
 
   // Asking: a moment of rest, one question in flight, the newest state next
   want(now = false) { clearTimeout(this.timer); this.timer = setTimeout(() => this.ask(), now ? 0 : SETTLE) }
@@ -239,7 +239,7 @@ class Viewer {
     if (this.attended && this.can.attention) this.attend(this.attended.m, this.attended.i)
   }
   take(clip, arrays) {
-    this.clip = clip.index; this.stop(); this.attended = null
+    this.clip = clip.index; this.passed = undefined; this.stop(); this.attended = null
     for (const [m, p] of Object.entries(this.pictures)) { p.data = { original: arrays[`original/${m}`] }; p.missing = clip.missing.includes(m); p.limits = clip.limits[m] }
     this.name.textContent = clip.title + clip.missing.map(m => ` · no ${m}`).join('')
     this.controls.clip.value = clip.index; this.mark()
@@ -273,10 +273,11 @@ class Viewer {
   buildClips(c) {
     const n = this.can.clips, go = i => { this.state.clip = Math.max(0, Math.min(n - 1, Math.round(i) || 0)); c.clip.value = this.state.clip; this.want(true) }
     c.clip = make('input', { type: 'number', min: 0, max: n - 1, value: this.state.clip, className: 'avmae-number', 'aria-label': `clip, 0 to ${n - 1}`, onchange: () => go(c.clip.value) })
+    const step = by => go((this.passed ?? this.state.clip) + by)   // on from a clip that could not be shown
     this.go = go; c.thumbs = make('div', { className: 'avmae-thumbs', role: 'group', 'aria-label': 'clips' })
     const bar = make('div', { className: 'avmae-bar' }, this.name)
-    if (n > 1) bar.prepend(make('button', { type: 'button', text: '‹', 'aria-label': 'previous clip', onclick: () => go(this.state.clip - 1) }), c.clip, make('span', { text: `of ${n}` }),
-      make('button', { type: 'button', text: '›', 'aria-label': 'next clip', onclick: () => go(this.state.clip + 1) }))
+    if (n > 1) bar.prepend(make('button', { type: 'button', text: '‹', 'aria-label': 'previous clip', onclick: () => step(-1) }), c.clip, make('span', { text: `of 0 to ${n - 1}` }),
+      make('button', { type: 'button', text: '›', 'aria-label': 'next clip', onclick: () => step(1) }))
     return make('div', {}, ...(n > 1 ? [c.thumbs] : []), bar)
   }
   page(first) { this.first = Math.max(0, Math.min(this.can.clips - 1, first)); this.post({ ask: 'thumbs', first: this.first, count: 8 }) }
@@ -344,7 +345,7 @@ class Viewer {
     c.zoom = this.select([['104', 'small'], ['132', 'medium'], ['208', 'large']], 'size of the pictures', v => { this.root.style.setProperty('--avmae-height', v + 'px') }); c.zoom.value = '132'
     box.append(this.labelled('size', c.zoom))
     if (this.can.attention) {
-      c.layer = this.select([['', 'rollout of all layers'], ...Array.from({ length: this.can.layers }, (_, i) => [i, `layer ${i + 1}`])], 'attention: layer', () => this.again())
+      c.layer = this.select([['', 'all (rollout)'], ...Array.from({ length: this.can.layers }, (_, i) => [i, `layer ${i + 1}`])], 'attention: layer', () => this.again())
       c.head = this.select([['', 'mean of heads'], ...Array.from({ length: this.can.heads }, (_, i) => [i, `head ${i + 1}`])], 'attention: head', () => this.again())
       box.append(this.labelled('attention', c.layer), this.labelled('head', c.head))
     }

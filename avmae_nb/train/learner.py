@@ -327,7 +327,7 @@ def _finish(self: Learner):
     with contextlib.suppress(Exception) if self.stopped == 'KeyboardInterrupt' else contextlib.nullcontext(): self.flush()
     self.call('after_fit')
     if self.stopped: print(f'stopped by {self.stopped} after step {self.steps_done} of {self.optimizer.steps}' + (f', saved in {self.run}' if self.last_saved == self.steps_done else '')
-                           + ': fit() goes on from here' + (', the same command too' if self.run else ''))
+                           + (': the same command, or fit(), goes on from here' if self.run else ': fit() goes on from here'))
 
 @patch
 def _check_position(self: Learner):

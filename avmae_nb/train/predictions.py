@@ -122,7 +122,7 @@ def check_labels(source: Source, kind: str, classes: tuple[int, ...], seconds: i
     "The labels of a source, if they are what a classifier was made for; otherwise `ConfigError`"
     found = label_kind(source)
     if found.kind != kind: raise ConfigError(f'{source!r} has labels of kind {found.kind!r} and the classifier is for {kind!r}: set labels={found.kind!r} in the configuration, or another data.source')
-    if found.classes != tuple(classes): raise ConfigError(f'{source!r} has {found.classes} classes ({found}) and the classifier {tuple(classes)}: set classifier.classes={_written(found.classes)}')
+    if found.classes != tuple(classes): raise ConfigError(f'{source!r} has {" + ".join(map(str, found.classes))} classes and the classifier {" + ".join(map(str, classes))}: set classifier.classes={_written(found.classes)}')
     if found.seconds != seconds: raise ConfigError(f'{source!r} has labels for {found.seconds} seconds and the classifier for {seconds}: set classifier.seconds={found.seconds}')
     return found
 

@@ -97,6 +97,11 @@ def test_links_of_the_front_page_resolve():
     local = [t for t in re.findall(r'\]\(([^)#]+)\)', text) if '://' not in t]
     assert local and not [t for t in local if not (ROOT / t).exists()]
 
+def test_every_notebook_is_on_the_front_page():
+    text = (ROOT / 'README.md').read_text(encoding='utf-8')
+    rooms = [f.relative_to(ROOT).as_posix() for f in sorted((ROOT / 'nbs').glob('*/*.ipynb')) if f.parts[-2][0] not in '._']
+    assert len(rooms) > 80 and not [f for f in rooms if f'({f})' not in text]
+
 def test_tables_of_the_front_page_are_those_of_the_results():
     "Findings from the results that come with the package, speed from bench/results.json: index.ipynb was run after they changed"
     from compare import read, readme_table

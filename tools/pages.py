@@ -19,6 +19,7 @@ def flags(source):
 def strip(cell):
     "The cell as a reader should see it, or None"
     marks = flags(cell.source)
+    if cell.cell_type == 'raw' and cell.source.startswith('---'): return None   # words to nbdev
     if 'hide' in marks or any(m.startswith('default_exp') for m in marks): return None
     cell.source = '' if marks & {'echo: false', 'hide_input'} else DIRECTIVE.sub('', cell.source).strip('\n')
     if marks & {'output: false', 'hide_output'}: cell.outputs = []

@@ -108,6 +108,9 @@ def bootstrap(measure, clips: int, samples: int = 1000, seed: int = 0) -> tuple[
         out.append(measure(rng.multinomial(clips, np.full(clips, 1 / clips), min(100, samples - n)).astype(float)))
     out = np.concatenate(out)
     if not np.isfinite(out).any(): return float('nan'), float('nan')
+    if (same := np.nanmin(out)) == np.nanmax(out) and same in (0, 1):   # all clips right, or none: resampling finds no spread, chance does (Clopper and Pearson)
+        rest = 1 - 0.025 ** (1 / clips)
+        return (1 - rest, 1.0) if same else (0.0, rest)
     return tuple(float(q) for q in np.nanpercentile(out, (2.5, 97.5)))
 
 # %% ../../nbs/train/09_scores.ipynb #e9fd77e7

@@ -520,12 +520,12 @@ def test_the_board_in_a_browser(page, tmp_path):
     assert page.title() == 'curves' and page.locator('svg[role=img]').count() == 3 and page.locator('img').count() == 0
     assert 'diverged at step' in page.locator('svg[role=img]').first.inner_html()
 
-def test_the_picture_of_the_front_page(chromium, monkeypatch):
+def test_the_picture_of_the_front_page(browser, monkeypatch):
     "`tools/pictures.py` photographs the viewer whole"
     import io
     from PIL import Image
     monkeypatch.syspath_prepend(str(ROOT / 'tools'))
     import pictures
     from avmae_nb.view.explore import Hide
-    photo = Image.open(io.BytesIO(pictures.screenshot(pictures.opened(0, 0, video=Hide('random', 0.5), audio=Hide('random', 0.5)))))
+    photo = Image.open(io.BytesIO(pictures.screenshot(pictures.opened(0, 0, video=Hide('random', 0.5), audio=Hide('random', 0.5)), browser)))
     assert photo.width == 950 and photo.height > 700 and len(photo.convert('RGB').getcolors(1 << 20)) > 5000   # films, spectrograms, a colour map

@@ -18,28 +18,28 @@ def opened(clip: int, frame: int, **hide):   # hide: `Hide` by modality
     model, config, *_ = open_shipped()
     return view(model, config, open_source(config.data.replace(source='synthetic', path=None, world='easy'), 'eval'), ViewState(clip=clip, frame=frame, hide=hide))
 
-def screenshot(viewer, wide: int = 950) -> bytes:
+def screenshot(viewer, browser, wide: int = 950) -> bytes:   # browser: of playwright
     "The whole viewer as PNG"
-    from playwright.sync_api import sync_playwright
     from avmae_nb.view.page import serve
     server, address = serve(viewer)
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    page = browser.new_page(viewport={'width': wide + 16, 'height': 1200})
     try:
-        with sync_playwright() as p:
-            browser = p.chromium.launch(executable_path=next(filter(None, map(shutil.which, BROWSERS)), None), args=['--no-sandbox'])
-            page = browser.new_page(viewport={'width': wide + 16, 'height': 1200})
-            for _ in range(2):   # the second time everything is compiled
-                page.goto(address); page.wait_for_selector('.avmae[data-ready]', timeout=120_000); page.wait_for_selector('.avmae-thumb canvas')
-            return page.locator('.avmae').screenshot()
-    finally: server.shutdown()
+        for _ in range(2):   # the second time everything is compiled
+            page.goto(address); page.wait_for_selector('.avmae[data-ready]', timeout=120_000); page.wait_for_selector('.avmae-thumb canvas')
+        return page.locator('.avmae').screenshot()
+    finally:
+        page.close(); server.shutdown()
 
 def main():
     import numpy as np
     from PIL import Image
+    from playwright.sync_api import sync_playwright
     from avmae_nb.view.explore import Hide, paint
     heard = np.ones((8, 8), bool); heard[1:4] = False; heard[4:6, 6] = False   # time by frequency, of the spectrogram: what can be heard
     viewer = opened(1, 5, video=Hide('block', 0.75), audio=Hide(painted=paint(heard)))
-    Image.open(io.BytesIO(screenshot(viewer))).convert('RGB').save(IMAGES / 'viewer.webp', quality=82, method=6)
+    with sync_playwright() as p: photo = screenshot(viewer, p.chromium.launch(executable_path=next(filter(None, map(shutil.which, BROWSERS)), None), args=['--no-sandbox']))
+    Image.open(io.BytesIO(photo)).convert('RGB').save(IMAGES / 'viewer.webp', quality=82, method=6)
     opened(5, 0, video=Hide('random', 0.75), audio=Hide('random', 0.8)).save(IMAGES / 'reconstruction.webp')
     for f in sorted(IMAGES.glob('*.webp')): print(f'{f}: {f.stat().st_size / 1000:.0f} kB')
 

@@ -66,7 +66,8 @@ def run(args):
     "Run one recipe"
     from avmae_nb.recipes.definitions import open_recipe
     from avmae_nb.recipes.run import only_rows
-    _go(only_rows(open_recipe(args.recipe), args.row), args, 'run', open_recipe(args.recipe).name, *(w for r in args.row or () for w in ('--row', r)))
+    recipe = open_recipe(args.recipe)
+    _go(only_rows(recipe, args.row), args, 'run', recipe.name, *(w for r in args.row or () for w in ('--row', r)))
 
 def sweep(args):
     "Run a grid"

@@ -127,6 +127,10 @@ def test_buttons_go_past_a_clip_that_cannot_be_read(page):
         button.click(); page.wait_for_function("document.querySelector('.avmae-status').textContent.includes('MediaError')")
         change(page, button.click)
         assert page.get_by_label('clip, 0 to 3').input_value() == str(other_side)
+    after.click(); page.wait_for_function("document.querySelector('.avmae-status').textContent.includes('MediaError')")
+    change(page, lambda: page.get_by_label('video: share hidden').press('ArrowLeft'))   # clip 1 again: from there on
+    change(page, before.click)
+    assert page.get_by_label('clip, 0 to 3').input_value() == '0'
 
 def test_a_kernel_that_is_gone_leaves_the_picture(page):
     alive, answer = [True], by_hand()

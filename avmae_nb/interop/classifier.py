@@ -66,7 +66,7 @@ def _renumbered(label, kind: str, places: list[dict[int, int]]):
 
 def _strangers(mine: list[list[str]], theirs: list[list[str]]) -> list[str]:
     "Classes of clips that a classifier does not have"
-    return [name for m, t in zip(mine, theirs) for name in t if name not in set(m)]
+    return [name for known, t in zip(map(set, mine), theirs) for name in t if name not in known]
 
 def with_own_classes(opened: Opened, source: Source, where) -> Source:
     "The clips, labelled by the classifier's numbers: as they are, or, where they have some of its classes or another order, by the names. `ConfigError` where it cannot give their classes"

@@ -123,13 +123,13 @@ class Result:
     def rows(self) -> list[tuple]:
         "The table: each cell as measured and as published"
         shown = [r for r in self.recipe.rows if self.size in r.sizes]
-        return [(r.name, *(text for c in self.columns for text in ((self.cell(r.name, c), published(r, c)) if has(self.recipe, r, c) else ('', ''))[:len(self.shown_as)])) for r in shown]
+        return [(r.name, *(text for c in self.columns for text in ((self.cell(r.name, c), published(r, c)) if has(self.recipe, r, c) else ('', ''))[:1 + self.compared])) for r in shown]
     @property
-    def shown_as(self) -> tuple[str, ...]:
-        "Columns of a number: the paper has none for one's own sweep"
-        return ('measured',) if self.recipe.source == 'yours' else ('measured', 'published')
+    def compared(self) -> bool:
+        "Whether published values stand beside: the paper has none for one's own sweep"
+        return self.recipe.source != 'yours'
     @property
-    def head(self) -> list[str]: return ['', *(t for c in self.columns for t in (c, 'published')[:len(self.shown_as)])]
+    def head(self) -> list[str]: return ['', *(t for c in self.columns for t in (c, 'published')[:1 + self.compared])]
     def __repr__(self):
         note = ('1 seed, no interval' if self.seeds == 1 else f'{self.seeds} seeds, mean and 95% t interval') + f'; size {self.size}: ' + (self.facts['data'] if 'data' in self.facts else 'numbers of a synthetic world, to be compared by order and difference, not by value' if self.size == 'tiny' else 'the real data')
         return '\n'.join([f'{self.recipe.title} ({self.recipe.source}): {self.recipe.question}', table_text(self.rows(), self.head), note, *([self.recipe.remarks] if self.recipe.remarks else [])])

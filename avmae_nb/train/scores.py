@@ -179,9 +179,16 @@ class Scores:
         "Classes without a clip, by head: they are in no mean"
         return {h: [r['class'] for r in rows if not r['count']] for h, rows in self.classes.items()}
 
-    def __repr__(self):
+    @property
+    def viewed(self) -> str: return f'{self.views} view{"s" * (self.views > 1)}'
+
+    def told(self, *words: str) -> str:
+        "Number of clips, some words, what was left out: '128 clips, 2 views; left out: 3 without label'"
         left = [f'{n} {why}' for why, n in self.left_out.items() if n]
-        lines = [f'{self.clips} clip{"s" * (self.clips != 1)}, {" + ".join(self.modalities)}, {self.views} view{"s" * (self.views > 1)}' + (f'; left out: {", ".join(left)}' if left else ''), f'{"":<20}{"score":>8}   95% interval']
+        return ', '.join([f'{self.clips} clip{"s" * (self.clips != 1)}', *words]) + (f'; left out: {", ".join(left)}' if left else '')
+
+    def __repr__(self):
+        lines = [self.told(' + '.join(self.modalities), self.viewed), f'{"":<20}{"score":>8}   95% interval']
         lines += [f'{k:<20}{v:>8.4f}   {self.intervals[k][0]:.4f} to {self.intervals[k][1]:.4f}' for k, v in self.values.items()]
         lines += [f'{("calibration error " + (h if len(self.calibration) > 1 else "")).strip():<20}{c.error:>8.4f}' for h, c in self.calibration.items()]
         return '\n'.join(lines + [f'{len(m)} of {len(self.classes[h])} {"" if h == "class" else h + " "}classes have no clip' for h, m in self.missing.items() if m])
@@ -234,8 +241,7 @@ class Comparison:
         cell = lambda s, k: f'{s.values[k]:.4f} [{s.intervals[k][0]:.3f}, {s.intervals[k][1]:.3f}]'
         head = f'{"given":<8}' + ''.join(f'{k:>26}' for k in first.values)
         lines = [f'{name:<8}' + ''.join(f'{cell(s, k):>26}' for k in first.values) for name, s in self.rows.items()]
-        left = [f'{n} {why}' for why, n in first.left_out.items() if n]
-        return '\n'.join([head, *lines, f'{first.clips} clip{"s" * (first.clips != 1)}, {first.views} view{"s" * (first.views > 1)}, 95% intervals' + (f'; left out: {", ".join(left)}' if left else '')])
+        return '\n'.join([head, *lines, first.told(first.viewed, '95% intervals')])
     def save(self, path) -> Path:
         "Write all rows as JSON"
         path = Path(path)

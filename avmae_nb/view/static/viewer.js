@@ -217,7 +217,7 @@ class Viewer {
     this.build(); this.want(true); if (this.can.clips > 1) this.page(0)
   }
   on_answer(c, arrays) {
-    const first = this.clip === undefined
+    const first = this.clip === undefined; this.passed = undefined
     if (c.clip) this.take(c.clip, arrays)
     const newer = this.waiting || this.painting
     for (const [m, p] of Object.entries(this.pictures)) {
@@ -239,7 +239,7 @@ class Viewer {
     if (this.attended && this.can.attention) this.attend(this.attended.m, this.attended.i)
   }
   take(clip, arrays) {
-    this.clip = clip.index; this.passed = undefined; this.stop(); this.attended = null
+    this.clip = clip.index; this.stop(); this.attended = null
     for (const [m, p] of Object.entries(this.pictures)) { p.data = { original: arrays[`original/${m}`] }; p.missing = clip.missing.includes(m); p.limits = clip.limits[m] }
     this.name.textContent = clip.title + clip.missing.map(m => ` · no ${m}`).join('')
     this.controls.clip.value = clip.index; this.mark()

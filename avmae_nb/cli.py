@@ -25,8 +25,8 @@ def configuration(args) -> Run:  # parsed arguments
     given = (Finetune if tune else Pretrain).load(args.config) if args.config else (finetune_preset if tune else preset)(args.preset)
     if args.data: given = given.replace(data=dict(source='folder', path=str(local_path(args.data, '--data'))))
     if args.labels: given = given.replace(**{'data.labels': args.labels})
-    if tune and args.init: given = given.replace(init=args.init)
-    if tune and args.fit:
+    if args.init: given = given.replace(init=args.init)
+    if args.fit:
         from avmae_nb.interop.start import pretraining_of
         given = given.fitted(pretraining_of(given))
     return given.override(*args.settings)
@@ -39,6 +39,9 @@ def add_configuration(parser: argparse.ArgumentParser, default: str = 'tiny', kn
     which.add_argument('--config', metavar='FILE', help='a YAML file written by `avmae presets NAME`, or a run\'s config.yaml')
     parser.add_argument('--data', metavar='FOLDER', help='a folder of videos, searched with its subfolders; default: the synthetic world')
     parser.add_argument('--labels', metavar='CSV', help='a CSV with the columns file and label, or the word folders: each subfolder is a class')
+    vit = ', a .npz or .safetensors file of a ViT' if known is FINETUNE_PRESETS else ', a saved folder'
+    parser.add_argument('--init', metavar='MODEL', help=f'where weights come from: a pre-training run, a released checkpoint{vit}, shipped, or scratch (default)')
+    parser.add_argument('--fit', action='store_true', help='take over size, patches, position codes and spectrogram from the run that --init names')
     parser.add_argument('settings', nargs='*', metavar='name=value', help='e.g. train.batch=64 model.encoder=separate video.mask.ratio=0.95')
 
 # %% ../nbs/cli.ipynb #d2b913f9
@@ -74,7 +77,7 @@ def describe(c: Run) -> str:
     shapes = ', '.join(f'{m} {"x".join(map(str, v.shape))} ({v.tokens} tokens)' for m, v in c.modalities.items())
     length = f'{c.train.steps} steps' if c.train.steps else f'{c.train.epochs:g} epochs'
     if isinstance(c, Finetune): model = ('MBT' if c.encoder is None else f'{c.encoder.encoder} encoder') + f', {c.labels} labels of {" and ".join(map(str, c.classifier.classes))} classes, from {c.init}'
-    else: model = f'{c.model.encoder} encoder, {c.model.decoder} decoder'
+    else: model = f'{c.model.encoder} encoder, {c.model.decoder} decoder' + (f', from {c.init}' if c.init != 'scratch' else '')
     return f'{shapes}; {c.model.size}, {model}; {c.data.source}, batch {c.train.batch}, {length}'
 
 def presets(args):
@@ -173,8 +176,6 @@ def _add_tuning(commands):
     "The command `finetune`"
     p = _sub(commands, 'finetune', tune, 'train a classifier from a pre-trained run; with the --run of an earlier call, go on from its last checkpoint')
     add_configuration(p, 'tiny-finetune', FINETUNE_PRESETS)
-    p.add_argument('--init', metavar='MODEL', help='where weights come from: a pre-training run, a released checkpoint, a .npz or .safetensors file of a ViT, or scratch')
-    p.add_argument('--fit', action='store_true', help='take over size, patches, position codes and spectrogram from the run that --init names')
     _add_training(p)
 
 # %% ../nbs/cli.ipynb #70f6f610
@@ -259,6 +260,7 @@ EXAMPLES = """examples:
   avmae pretrain --preset vggsound --data /data/vggsound --run runs/vgg --device tpu
   avmae pretrain --config runs/mine/config.yaml --run runs/again train.seed=1
   srun avmae pretrain --preset vggsound --data /data/vggsound --run /shared/vgg --distributed   on many machines
+  avmae pretrain --init shipped --fit --data ~/videos --run runs/on        from the weights of another model
   avmae finetune --init runs/mine --fit --data ~/videos --run runs/tuned data.labels=folders classifier.classes=20
   avmae evaluate runs/tuned --views 4 --modalities A,V,AV --save scores.json   # or a released classifier, with data.path=...
   avmae check --data ~/videos --save check.html               what a step costs, how long it takes, what looks wrong

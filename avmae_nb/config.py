@@ -452,6 +452,7 @@ class Pretrain(Run):
     video: Video | None = Video()   # None: audio only (AudioMAE)
     audio: Audio | None = Audio()   # None: video only (VideoMAE)
     model: Model = Model()
+    init: str = 'scratch'   # scratch; shipped; folder of a pre-training run or of a saved model; released checkpoint (interop.start)
     data: Data = Data()
     optim: Optim = Optim()
     train: Train = Train()
@@ -466,6 +467,10 @@ class Pretrain(Run):
             raise ConfigError("mask kind 'same_time' hides one span from all modalities: give each the same Mask(kind='same_time', ratio=...)")
     @property
     def masks(self) -> dict[str, Mask]: return {k: v.mask for k, v in self.inputs.items()}
+    def fitted(self, pretrained: 'Pretrain') -> 'Pretrain':
+        "The same run with the network, patches and spectrogram of another one, to go on from its weights; objective, what is scored, precision and recomputation stay"
+        kept = {n: getattr(self.model, n) for n in ('objective', 'inpainting', 'scored', 'dtype', 'remat')}
+        return self.replace(model=pretrained.model.replace(**kept), **{f'{m}.{n}': getattr(i, n) for m, i in pretrained.inputs.items() if m in self.inputs for n in ('tubelet', 'patch', 'logmel') if hasattr(i, n)})
 
 # %% ../nbs/00_config.ipynb #62850b5f
 def _released(c: Pretrain) -> Pretrain:

@@ -80,6 +80,9 @@ def test_presets_print_a_loadable_file(capsys, tmp_path):
     (['finetune', '--views=2'], 'views=...'),
     (['finetune', 'classifier.classes=many'], 'wants a whole number'),
     (['finetune', '--init', '/no/such/run', '--fast'], 'no such file or folder'),
+    (['pretrain', '--init', '/no/such/run', '--fast'], 'no such file or folder'),
+    (['pretrain', '--init', 'vit.npz', '--fast'], 'no such file or folder'),
+    (['pretrain', '--fit', '--fast'], 'nothing to take over with Pretrain.fitted'),
     (['show', '/no/such/run'], '/no/such/run'),
     (['inspect', '/no/such/folder/'], '/no/such/folder'),
 ])
@@ -87,6 +90,12 @@ def test_mistakes_are_one_line(capsys, words, message):
     code, out, err = run(capsys, *words)
     assert code in (1, 2) and message.lower() in (out + err).lower() and 'Traceback' not in err
     assert len(err.strip().splitlines()) <= 1
+
+def test_pretraining_goes_on_from_weights(capsys):
+    code, out, _ = run(capsys, 'pretrain', '--init', 'shipped', '--fit', '--fast', 'model.size=B', 'model.encoder=early')   # `name=value` comes last
+    assert code != 0
+    code, out, _ = run(capsys, 'pretrain', '--init', 'shipped', '--fit', '--fast', 'video.mask.ratio=0.5')
+    assert code == 0 and 'decoder, from shipped' in out and '150 parameters restored, 0 fresh' in out
 
 def test_debug_shows_the_traceback():
     with pytest.raises(ValueError): main(['presets', 'tny', '--debug'])

@@ -79,7 +79,7 @@ def run_facts(run, which: str | int = 'latest') -> dict[str, str]:
     facts = {'Data': config.data.source + (f', {config.data.world} world, seed {config.data.seed}' if config.data.source == 'synthetic' else '') + f', split {config.data.split}' + ('; no labels were used' if isinstance(config, Pretrain) else f'; {config.labels} labels'),
              'Steps': f'{step} of batch {config.train.batch}, seed {config.train.seed}'}
     if isinstance(config, Pretrain): facts |= {'Masks': ', '.join(f'{m} {k.kind} {k.ratio}' for m, k in config.masks.items()), 'Objective': config.model.objective}
-    else: facts['Started from'] = Path(config.init).name
+    if not isinstance(config, Pretrain) or config.init != 'scratch': facts['Started from'] = Path(config.init).name
     if steps: facts['Loss in training'] = f'{steps[-1]["loss"]:.4f} at step {steps[-1]["step"]}'
     if held_out: facts['Loss on held-out clips'] = ', '.join(f'{k.removeprefix("eval/")} {v:.4f}' for k, v in held_out.items() if k.startswith('eval/loss')) + f' at step {held_out["step"]}'
     if (run/'versions.json').exists(): facts['Libraries'] = ', '.join(f'{k} {v}' for k, v in json.loads((run/'versions.json').read_text()).items() if k not in ('platform', 'device', 'devices', 'processes'))

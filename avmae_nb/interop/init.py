@@ -9,6 +9,7 @@ __all__ = ['init_from_autoencoder']
 import numpy as np, jax.numpy as jnp
 from flax import nnx
 from .names import WeightReport, parameters, set_parameters
+from ..config import Model
 from ..model.mae import AVMAE
 from ..model.positions import resize_code
 
@@ -22,6 +23,9 @@ def _block_source(source: AVMAE, modality: str, layer: int) -> str:
 def _source_name(target: str, sources: dict[str, AVMAE]) -> tuple[str, AVMAE] | None:
     "The autoencoder's parameter for one of the target's, and which autoencoder"
     parts = target.split('.')
+    if parts[0] == 'decoder':   # of an autoencoder that goes on from another
+        one = sources.get(parts[3] if parts[1:3] == ['stacks', 'own'] else parts[2]) if parts[1:3] != ['stacks', 'joint'] else next(iter(sources.values()))
+        return one and (target, one)
     if parts[0] == 'norm':
         one = next(iter(sources.values()))
         return (f'encoder.joint.{target}', one) if all(s is one for s in sources.values()) and one.config.encoder != 'separate' else None
@@ -36,7 +40,7 @@ def _source_name(target: str, sources: dict[str, AVMAE]) -> tuple[str, AVMAE] | 
 # %% ../../nbs/interop/02_init.ipynb #e276fd14
 def _fitted(x, name: str, source: AVMAE, target: nnx.Module, report: WeightReport):
     "A learned position code at the target's grid; everything else as it is"
-    parts = name.split('.')
+    parts = name.removeprefix('decoder.').split('.')
     if parts[0] != 'positions': return x
     old, new = source.modalities[parts[1]].grid, target.modalities[parts[1]].grid
     cut = {'token': slice(None), 'time': slice(0, 1), 'space': slice(1, None)}[parts[2]]
@@ -50,14 +54,25 @@ def _check_sizes(target: nnx.Module, by_modality: dict[str, AVMAE]):
         for what, (there, here) in (('stack', stack), ('patch', patch)):
             if there != here: raise ValueError(f'{m}: the target has {what} {here} and the pre-trained model {there}: they must agree')
 
+def _decoder(c: Model) -> tuple: return c.decoder, c.decoder_layers, c.decoder == 'mid' and c.decoder_fusion_depth, c.decoder_positions or c.positions, c.modality_tokens
+
+def _decoders_agree(target: nnx.Module, sources, report: WeightReport) -> bool:
+    "Whether an autoencoder can take over the decoder too; the report says why not"
+    for there in (s.config for s in sources if isinstance(target, AVMAE)):
+        if _decoder(there) == _decoder(target.config): continue
+        report.notes.append(f'the decoder is fresh: {there.decoder} with {there.decoder_layers} there, {target.config.decoder} with {target.config.decoder_layers} here')
+        return False
+    return True
+
 def init_from_autoencoder(target: nnx.Module, *sources: AVMAE) -> WeightReport:
-    "Fill an `MBT` or `EncoderClassifier` from a pre-trained `AVMAE`, or from several that know one modality each (two separate MAEs, Table A3)"
+    "Fill an `MBT`, an `EncoderClassifier` or another `AVMAE` from a pre-trained `AVMAE`, or from several that know one modality each (two separate MAEs, Table A3)"
     by_modality = {m: next(s for s in sources if m in s.modalities) for m in target.modalities if any(m in s.modalities for s in sources)}
     if not by_modality: raise ValueError(f'the target has {list(target.modalities)}, the pre-trained models have {[list(s.modalities) for s in sources]}: nothing in common')
     _check_sizes(target, by_modality)
     report, values, old = WeightReport(), {}, {id(s): parameters(s) for s in sources}
+    decoder = _decoders_agree(target, by_modality.values(), report)
     for name, own in parameters(target).items():
-        name_in, source = _source_name(name, by_modality) or ('', None)
+        name_in, source = (_source_name(name, by_modality) if decoder or not name.startswith('decoder.') else None) or ('', None)
         if source is None or name_in not in old[id(source)]: report.fresh.append(name); continue
         x = _fitted(old[id(source)][name_in], name, source, target, report)
         if x.shape != own.shape: raise ValueError(f'{name} has shape {own.shape} and {name_in} of the pre-trained model {x.shape}: size, patch and layers must agree')

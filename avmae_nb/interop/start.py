@@ -8,7 +8,7 @@ __all__ = ['mismatches', 'check_fit', 'check_init', 'pretraining_of', 'read_pret
 # %% ../../nbs/interop/08_start.ipynb #7e73263e
 from pathlib import Path
 from flax import nnx
-from ..config import ConfigError, Pretrain
+from ..config import ConfigError, Pretrain, Run
 from ..files import local_path
 from .handout import Stored, is_run, open_model
 from .init import init_from_autoencoder
@@ -22,24 +22,28 @@ from ..train.finetune import run_kind
 from ..train.pretrain import load
 
 # %% ../../nbs/interop/08_start.ipynb #3434df37
-def mismatches(config: Finetune, pretrained: Pretrain) -> list[str]:
-    "What of a fine-tuning run does not fit a pre-training run, as `option: here, there`"
-    fitted, out = config.fitted(pretrained), []
-    pairs = [('classifier.encoder_layers', config.classifier, fitted.classifier)] if not config.encoder else []
-    pairs += [(f'classifier.{n}', config.classifier, fitted.classifier) for n in ('positions', 'modality_tokens') if not config.encoder]
-    if config.encoder: pairs += [(f'encoder.{n}', config.encoder, fitted.encoder) for n in ('encoder', 'fusion_depth', 'encoder_layers', 'positions', 'modality_tokens')]
+def _network(config: Run) -> tuple[str, tuple[str, ...]]:
+    "The field that describes the network of a run, and what of it must be as in pre-training"
+    same = ('encoder_layers', 'positions', 'modality_tokens')
+    if isinstance(config, Finetune) and not config.encoder: return 'classifier', same
+    return 'model' if isinstance(config, Pretrain) else 'encoder', ('encoder', 'fusion_depth', *same)
+
+def mismatches(config: Run, pretrained: Pretrain) -> list[str]:
+    "What of a run does not fit a pre-training run that it starts from, as `option: here, there`; a decoder may differ, it is fresh then"
+    fitted, out, (field, names) = config.fitted(pretrained), [], _network(config)
+    pairs = [(f'{field}.{n}', getattr(config, field), getattr(fitted, field)) for n in names]
     pairs += [(f'{m}.{n}', config.inputs[m], fitted.inputs[m]) for m in config.inputs for n in ('tubelet', 'patch', 'logmel') if hasattr(config.inputs[m], n)]
     for name, a, b in pairs:
         x, y = (getattr(c, name.split('.')[1]) for c in (a, b))
         if x != y: out.append(f'{name}: {x!r} here, {y!r} there')
     return out
 
-def check_fit(config: Finetune, pretrained: Pretrain, where):
+def check_fit(config: Run, pretrained: Pretrain, where):
     "Refuse a pre-training run of another size, patch, position code or spectrogram"
     wrong = mismatches(config, pretrained)
-    if wrong: raise ConfigError(f'init={str(where)!r} was pre-trained differently: {"; ".join(wrong)}. Take the pre-trained values over with Finetune.fitted (in the terminal: --fit)')
+    if wrong: raise ConfigError(f'init={str(where)!r} was pre-trained differently: {"; ".join(wrong)}. Take the pre-trained values over with {type(config).__name__}.fitted (in the terminal: --fit)')
 
-def _names(config: Finetune) -> list[str]: return [n.strip() for n in config.init.split(',')]
+def _names(config: Run) -> list[str]: return [n.strip() for n in config.init.split(',')]
 def _is_vit(name: str) -> bool: return Path(name).suffix in ('.npz', '.safetensors')
 
 def _place(name: str) -> tuple[Path, str]:
@@ -50,25 +54,27 @@ def _place(name: str) -> tuple[Path, str]:
     if is_run(path) and run_kind(path) is not Pretrain: raise ConfigError(f'init={name!r} is a fine-tuning run: give the pre-training run that it came from')
     return path, which
 
-def check_init(config: Finetune):
-    "`ConfigError` where a file or folder that `config.init` names does not exist"
-    for name in _names(config): _place(name)
+def check_init(config: Run):
+    "`ConfigError` where a file or folder that `config.init` names does not exist, or cannot fill such a model"
+    for name in _names(config):
+        _place(name)
+        if _is_vit(name) and isinstance(config, Pretrain): raise ConfigError(f'init={name!r}: a supervised ViT fills a classifier (avmae finetune --init); pre-training goes on from an autoencoder: a pre-training run, a saved folder, a released checkpoint, or shipped')
 
-def _as_run(opened: Stored | Loaded, config: Finetune, name: str) -> Pretrain:
+def _as_run(opened: Stored | Loaded, config: Run, name: str) -> Pretrain:
     "The pre-training that a model without a run folder comes from, as far as it is known: of its spectrogram a released checkpoint tells the bins only"
     if not isinstance(opened.model, AVMAE): raise ConfigError(f'init={name!r} holds a {type(opened.model).__name__}, not a pre-trained autoencoder')
     found = {'video': None, 'audio': None, **{m: i for m, i in (opened.inputs or config.inputs).items() if m in opened.model.modalities}}
     if isinstance(opened, Loaded) and found['audio'] and config.audio: found['audio'] = found['audio'].replace(logmel=config.audio.logmel.replace(bins=found['audio'].logmel.bins))
     return Pretrain(**found, model=opened.model.config)
 
-def pretraining_of(config: Finetune) -> Pretrain:
-    "The pre-training behind the first name of `config.init`, for `Finetune.fitted`"
+def pretraining_of(config: Run) -> Pretrain:
+    "The pre-training behind the first name of `config.init`, for `Finetune.fitted` and `Pretrain.fitted`"
     name = _names(config)[0]
-    if name == 'scratch' or _is_vit(name): raise ConfigError(f'init={name!r} is no pre-training run: there is nothing to take over with Finetune.fitted (in the terminal: --fit)')
+    if name == 'scratch' or _is_vit(name): raise ConfigError(f'init={name!r} is no pre-training run: there is nothing to take over with {type(config).__name__}.fitted (in the terminal: --fit)')
     path, _ = _place(name)
     return Pretrain.load(path/'config.yaml') if is_run(path) else _as_run(open_model(path), config, name)
 
-def read_pretrained(name: str, config: Finetune) -> tuple[AVMAE, WeightReport]:
+def read_pretrained(name: str, config: Run) -> tuple[AVMAE, WeightReport]:
     "The autoencoder that a run folder, a saved model's folder or a released checkpoint holds, and what reading it did; `@best` or `@1000` after a run folder picks a checkpoint"
     path, which = _place(name)
     if is_run(path):
@@ -79,8 +85,9 @@ def read_pretrained(name: str, config: Finetune) -> tuple[AVMAE, WeightReport]:
     check_fit(config, _as_run(opened, config, name), name)
     return opened.model, opened.report if isinstance(opened, Loaded) else WeightReport()
 
-def start_from(model: nnx.Module, config: Finetune) -> WeightReport:
-    "Fill a classifier as `config.init` says; several names with commas between: autoencoders that know one modality each"
+def start_from(model: nnx.Module, config: Run) -> WeightReport:
+    "Fill a classifier, or an autoencoder that goes on, as `config.init` says; several names with commas between: autoencoders that know one modality each"
+    check_init(config)
     names = _names(config)
     if len(names) == 1 and _is_vit(names[0]): return init_from_vit(model, names[0])
     found = [read_pretrained(n, config) for n in names]

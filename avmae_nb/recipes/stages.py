@@ -31,7 +31,7 @@ class Stage:
     @functools.cached_property
     def digest(self) -> str:
         "12 hexadecimal digits of kind, configuration and parents"
-        init = self.config.init if self.kind == 'finetune' and not self.parents else ''
+        init = '' if self.parents or (self.kind == 'pretrain' and self.config.init == 'scratch') else self.config.init
         content = json.dumps([self.kind, telling(self.config), init, [p.digest for p in self.parents]], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
     @property

@@ -130,15 +130,23 @@ def _draw_line(ax, points: dict):
     ax.set_xticks(list(at), [str(x) for x in xs])
 
 # %% ../../nbs/recipes/08_figures.ipynb #29c474d2
+def _looks(names: list[str]) -> list[tuple[int, int]]:
+    "Colour and line of each row: rows named by two words, each with each, have the line of the first and the colour of the second"
+    words = [tuple(n.split()) for n in names]
+    if all(len(w) == 2 for w in words):
+        first, second = (list(dict.fromkeys(w[i] for w in words)) for i in (0, 1))
+        if 1 < len(first) <= len(LINES) and 1 < len(second) <= len(COLOURS) and len(set(words)) == len(first) * len(second): return [(second.index(b), first.index(a)) for a, b in words]
+    return [(k % len(COLOURS), k // len(COLOURS) % len(LINES)) for k in range(len(names))]
+
 def curves(result: Result) -> Panel:
     "Loss over steps, a line a row"
     if not result.curves: raise ConfigError(f'{result.recipe.name} has no curves yet: it needs the column loss, and a run')
     with style():
         fig = new_figure(4.6, 2.9, 140); ax = fig.add_axes([0.11, 0.16, 0.52, 0.76])
-        for k, (name, c) in enumerate(result.curves.items()):
+        for (name, c), (colour, line) in zip(result.curves.items(), _looks(list(result.curves))):
             values = np.array(c['losses'], float)
             bad = c['diverged']
-            ax.plot(c['steps'], smoothed(values, 0.05), color=COLOURS[k % len(COLOURS)], ls=LINES[k // len(COLOURS) % 4], lw=1.2, label=name + (f' (diverged, step {bad})' if bad is not None else ''))
+            ax.plot(c['steps'], smoothed(values, 0.05), color=COLOURS[colour], ls=LINES[line], lw=1.2, label=name + (f' (diverged, step {bad})' if bad is not None else ''))
         starts = [c['losses'][0] for c in result.curves.values() if c['losses'] and math.isfinite(c['losses'][0])]
         if starts: ax.set_ylim(0, 1.3 * max(starts))
         ax.set(xlabel='step', ylabel='loss'); ax.legend(bbox_to_anchor=(1.02, 1), loc='upper left', fontsize=6)

@@ -69,14 +69,14 @@ def _thin(x: np.ndarray, most: int = 200) -> list[float]:
     return [float(v) for v in x[np.unique(np.linspace(0, len(x) - 1, min(most, len(x))).round().astype(int))]] if len(x) else []
 
 def _curve(stage: Stage, run: Path, how: Evaluation) -> dict:
-    "Loss over steps, its last tenth, and where it diverged"
+    "Loss over steps, its last tenth, the share of the first loss that is gone by then, and where it diverged"
     from avmae_nb.train.callbacks import read_log
     from avmae_nb.view.curves import diverged, series
     steps, loss = series(read_log(run), 'loss')
     bad = diverged(steps, loss)
     if bad is None and (finished(run) or {}).get('diverged'): bad = int(steps[-1]) if len(steps) else 0
-    tail = loss[-max(1, len(loss) // 10):]
-    return {'loss': float(np.mean(tail)) if bad is None and len(tail) else math.inf, 'diverged': bad, 'stable': float(bad is None), 'steps': _thin(steps), 'losses': _thin(loss)}
+    end = float(np.mean(loss[-max(1, len(loss) // 10):])) if bad is None and len(loss) else math.inf
+    return {'loss': end, 'learned': 1 - end / float(loss[0]) if math.isfinite(end) else 0.0, 'diverged': bad, 'stable': float(bad is None), 'steps': _thin(steps), 'losses': _thin(loss)}
 
 def _cost(stage: Stage, run: Path, how: Evaluation) -> dict[str, float]:
     "FLOPs of a training step for one clip, parameters, and the median time of a clip in the log"
@@ -99,7 +99,7 @@ def measure(stage: Stage, what: str, store: str | Path, how: Evaluation = Evalua
     if kind and kind != stage.kind: raise ConfigError(f'measure {what!r} is of a {kind} stage, and {stage.name} is none')
     run = train_stage(stage, store, say)
     file, key = run/f'measure-{what}.json', how.to_dict()
-    if file.exists() and (kept := json.loads(file.read_text())).get('how') == key: return _back(kept['values'])
+    if what != 'curve' and file.exists() and (kept := json.loads(file.read_text())).get('how') == key: return _back(kept['values'])
     found = function(stage, run, how)
     file.write_text(json.dumps({'how': key, 'values': _plain(found)}, indent=1))
     return found

@@ -34,6 +34,7 @@ COLUMNS = {c.name: c for c in (
     *(Column(f'{d} R@{k}', 'retrieval', f'{d} R@{k}', about=f'share of held-out clips whose own other half is among the {k} nearest') for d in ('audio to video', 'video to audio') for k in (1, 5, 10)),
     *(Column(f'{t} {w}', 'scores', f'{w} {t} top-1', w, about=f'{t}s, fine-tuned on {w}') for t in ('verb', 'noun') for w in ('A', 'V', 'AV')),
     Column('loss', 'curve', 'loss', unit='', about='mean training loss of the last tenth; infinite where it diverged'),
+    Column('learned', 'curve', 'learned', about='share of the first loss that is gone in the last tenth; 0 where it diverged'),
     Column('stable', 'curve', 'stable', unit='', about='1 where training did not diverge'),
     Column('error A', 'error', 'audio share', about='error of hidden sound, as a share of the better baseline'), Column('error V', 'error', 'video share', about='error of hidden picture'),
     Column('GFLOP', 'cost', 'GFLOP', unit='', about='of a training step, for one clip'), Column('ms', 'cost', 'ms', unit='', about='measured time of a clip in training, this machine'))}

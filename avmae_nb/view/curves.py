@@ -90,7 +90,7 @@ def _draw_run(ax, rows, key, x, how):
     if bad is not None and key == 'loss':
         place = at[min(np.searchsorted(steps, bad), len(at) - 1)]
         ax.axvline(place, color=colour, lw=0.8, ls=':')
-        ax.annotate(f'diverged\nat step {bad:,}', (place, 0.97), xycoords=('data', 'axes fraction'), xytext=(-3, 0), textcoords='offset points', ha='right', va='top', size=7, color=colour)
+        ax.annotate(f'diverged\nat step {bad:,}', (place, 0.76), xycoords=('data', 'axes fraction'), xytext=(-3, 0), textcoords='offset points', ha='right', va='top', size=7, color=colour)
 
 def _names(runs, names) -> list[str]:
     "Names of the runs: given, or their folders'"
@@ -137,7 +137,7 @@ def plot_loss(*runs,           # run folders, Learners, or lists of rows
                 _draw_run(ax, along, key, x, ((COLOURS[k % len(COLOURS)], LINES[k % 4], names[k]), smooth))
             if key != 'learning_rate': _limits(ax, logs, key, log)
             if log and key != 'learning_rate': _log_axis(ax)
-            if key == 'learning_rate': ax.ticklabel_format(axis='y', style='sci', scilimits=(-2, 3))
+            if key == 'learning_rate': ax.yaxis.set_major_formatter(lambda v, _: _rate(v))
             if x == 'steps': ax.xaxis.get_major_locator().set_params(integer=True)
             ax.set_xlabel(label); ax.grid(axis='y', color='0.92', lw=0.6); ax.set_axisbelow(True)
         _legend(fig, names, any(k.startswith('eval/') for rows in logs for r in rows for k in r))
@@ -150,6 +150,11 @@ def _legend(fig, names, dots: bool):
     if len(names) > 1: fig.axes[-1].legend(handles=[Line2D([], [], color=COLOURS[k % len(COLOURS)], ls=LINES[k % 4], lw=1.4, label=n) for k, n in enumerate(names)], loc='lower center' if len(names) < 5 else 'best', handlelength=2.4)
     one = dict(color=COLOURS[0] if len(names) == 1 else '0.3')
     if dots: fig.axes[0].legend(handles=[Line2D([], [], lw=1.4, label='training', **one), Line2D([], [], ls='', marker='o', ms=3, label='held-out clips', **one)], loc='upper right', fontsize=6.5, borderaxespad=0.2)
+
+def _rate(value: float) -> str:
+    "A learning rate in few characters, with its power of ten"
+    digits, power = f'{value:.3e}'.split('e')
+    return f'{float(digits):g}e{int(power)}' if value else '0'
 
 def _log_axis(ax):
     "Logarithmic, with plain numbers"

@@ -166,7 +166,7 @@ def draw_page(rows: list[Row], config: Pretrain, titles: list[tuple[str, str]], 
 
 def _draw_block(fig, clip, place, heights, how):
     "The rows of one clip, from the top down"
-    (x, y, first), (config, axis, limits, page), (W, H) = place, how, fig.get_size_inches()
+    (x, y, first), (config, axis, limits, page), (W, H), named = place, how, fig.get_size_inches(), False
     for i, (row, h) in enumerate(heights):
         y -= h; pad = 0.0 if row is None else 0.05
         ax = fig.add_axes([x / W, y / H, page.width / W, (h - pad) / H])
@@ -177,7 +177,7 @@ def _draw_block(fig, clip, place, heights, how):
         elif not ax.axison: _seconds_below(ax)
         if i == len(heights) - 1: ax.set_xlabel('time (s)', labelpad=1)
         if len(ax.get_yticks()): ax.tick_params(labelleft=first)
-        if len(ax.get_yticks()) and ax.axison and first: ax.set_ylabel('Hz', labelpad=1)
+        if len(ax.get_yticks()) and ax.axison and first and not named: named = bool(ax.set_ylabel('Hz', labelpad=1))   # once: the rows share the axis
 
 def _seconds_below(ax):
     "Only the time axis of a strip, where no spectrogram carries it"

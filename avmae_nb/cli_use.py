@@ -137,7 +137,9 @@ def view(args):
     from avmae_nb.interop.shipped import open_shipped
     what = open_shipped() if args.model == 'shipped' else (args.model,)
     viewer = open_viewer(*what, compare={Path(r).name: r for r in args.compare}, state=ViewState(clip=args.clip), settings=_changes(args))
-    if args.save: return print(f'saved: {save_html(viewer, args.save)}')
+    if args.save:
+        print(f'reconstructing clip {args.clip} with the masks of the page; this compiles and can take a minute', file=sys.stderr, flush=True)
+        return print(f'saved: {save_html(viewer, args.save)}')
     server, address = serve(viewer, args.port)
     print(f'{address}\nCtrl+C closes it', flush=True)
     if not args.no_browser:

@@ -100,7 +100,7 @@ def surface(result: Result, name: str | None = None) -> Panel:   # name: of a co
     points, label = _grid_of(result, name), ', '.join(t for t in (name, column(name).unit) if t)
     means = {k: float(np.mean(v)) for k, v in points.items()}
     best = (max if column(name).unit == '%' else min)(means, key=means.get)
-    facts = f'{label}: best {means[best]:.4g} at ' + ', '.join(f'{a} {v}' for a, v in zip(result.recipe.axes, best)) + f'; {result.seeds} seed{"s" * (result.seeds != 1)}'
+    facts = f'{label}: best {means[best]:.4g} at ' + ', '.join(f'{a} {v}' for a, v in zip(result.recipe.axes, best)) + f'; {result.seeds_text} seed{"s" * (result.seeds != 1)}'
     with style():
         fig = new_figure(3.6, 2.7, 140); ax = fig.add_axes([0.17, 0.18, 0.78, 0.74])
         if len(result.recipe.axes) == 2: _draw_surface(fig, ax, means, best)

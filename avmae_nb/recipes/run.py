@@ -109,6 +109,11 @@ class Result:
         return {s: column(name).times * v for s, v in self.of(row, name).items()}
     @property
     def seeds(self) -> int: return max((len(s) for row in self.values.values() for s in row.values()), default=0)
+    @property
+    def seeds_text(self) -> str:
+        "How many: `3`, or `3 to 6` where rows differ"
+        found = {len(s) for row in self.values.values() for s in row.values()} or {0}
+        return ' to '.join(str(n) for n in sorted({min(found), max(found)}))
     def cell(self, row: str, name: str) -> str:
         "Mean and interval as text, in per cent where it is a share"
         found = list(self.shown(row, name).values())
@@ -131,7 +136,7 @@ class Result:
     @property
     def head(self) -> list[str]: return ['', *(t for c in self.columns for t in (c, 'published')[:1 + self.compared])]
     def __repr__(self):
-        note = ('1 seed, no interval' if self.seeds == 1 else f'{self.seeds} seeds, mean and 95% t interval') + f'; size {self.size}: ' + (self.facts['data'] if 'data' in self.facts else 'numbers of a synthetic world, to be compared by order and difference, not by value' if self.size == 'tiny' else 'the real data')
+        note = ('1 seed, no interval' if self.seeds == 1 else f'{self.seeds_text} seeds, mean and 95% t interval') + f'; size {self.size}: ' + (self.facts['data'] if 'data' in self.facts else 'numbers of a synthetic world, to be compared by order and difference, not by value' if self.size == 'tiny' else 'the real data')
         return '\n'.join([f'{self.recipe.title} ({self.recipe.source}): {self.recipe.question}', table_text(self.rows(), self.head), note, *([self.recipe.remarks] if self.recipe.remarks else [])])
     def _repr_mimebundle_(self, include=None, exclude=None): return Panel(text=repr(self), title=f'{self.recipe.title} ({self.recipe.source}), {self.size}', extra=table_html(self.rows(), self.head))._repr_mimebundle_()
 
@@ -210,12 +215,19 @@ def earlier(path: Path, recipe: Recipe, size: Size) -> Result:
     keep = lambda r, c: same and old.facts.get('digests', {}).get(r, {}).get(c) == now.get(r, {}).get(c, '')
     values = {r: {c: v for c, v in by.items() if keep(r, c)} for r, by in old.values.items()}
     drawn = {name: s.digest for name, s in _pretrained(recipe, size, 0).items()}
-    return Result(recipe, size.name, {r: by for r, by in values.items() if by}, {}, {r: c for r, c in old.curves.items() if same and c.get('stage') == drawn.get(r, '')})
+    return Result(recipe, size.name, {r: by for r, by in values.items() if by}, {k: v for k, v in old.facts.items() if k == 'command'}, {r: c for r, c in old.curves.items() if same and c.get('stage') == drawn.get(r, '')})
+
+def _commands(result: Result, command: str, wanted: set) -> str:   # wanted: row, column, seed
+    "The command, behind those of earlier calls that gave numbers which stay"
+    before = result.facts.get('command', '')
+    stay = {(r, c, s) for r, by in result.values.items() for c, v in by.items() for s in v} - wanted
+    return '; '.join(dict.fromkeys([*before.split('; '), command])) if before and stay else command
 
 def run_recipe(recipe: Recipe, size: Size, seeds, store: str | Path, command: str = '', out: str | Path | None = None) -> Result:   # out: file; None: in the store
     "Train and measure all cells, seed by seed; the result file is written after each number"
     seeds, out = list(seeds), Path(out or Path(store)/'results'/f'{recipe.name}.{size.name}.json')
     result = earlier(out, RECIPES.get(recipe.name, recipe), size)   # with rows that this call leaves out
+    command = _commands(result, command, {(row.name, name, s) for row, name in cells(recipe, size) for s in seeds})
     for seed, (row, name) in itertools.product(seeds, cells(recipe, size)):
         c, stage = column(name), cell_stage(recipe, row, size, seed, name)
         found = measure(stage, c.what, store, size.evaluation)

@@ -41,7 +41,7 @@ def add_configuration(parser: argparse.ArgumentParser, default: str = 'tiny', kn
     parser.add_argument('--labels', metavar='CSV', help='a CSV with the columns file and label, or the word folders: each subfolder is a class')
     vit = ', a .npz or .safetensors file of a ViT' if known is FINETUNE_PRESETS else ', a saved folder'
     parser.add_argument('--init', metavar='MODEL', help=f'where weights come from: a pre-training run, a released checkpoint{vit}, shipped, or scratch (default)')
-    parser.add_argument('--fit', action='store_true', help='take over size, patches, position codes and spectrogram from the run that --init names')
+    parser.add_argument('--fit', action='store_true', help='take over what must be as there (size, patches, position codes, spectrogram; for pre-training also lengths and sizes of inputs) from the run that --init names')
     parser.add_argument('settings', nargs='*', metavar='name=value', help='e.g. train.batch=64 model.encoder=separate video.mask.ratio=0.95')
 
 # %% ../nbs/cli.ipynb #d2b913f9

@@ -468,9 +468,9 @@ class Pretrain(Run):
     @property
     def masks(self) -> dict[str, Mask]: return {k: v.mask for k, v in self.inputs.items()}
     def fitted(self, pretrained: 'Pretrain') -> 'Pretrain':
-        "The same run with the network, patches and spectrogram of another one, to go on from its weights; objective, what is scored, precision and recomputation stay"
-        kept = {n: getattr(self.model, n) for n in ('objective', 'inpainting', 'scored', 'dtype', 'remat')}
-        return self.replace(model=pretrained.model.replace(**kept), **{f'{m}.{n}': getattr(i, n) for m, i in pretrained.inputs.items() if m in self.inputs for n in ('tubelet', 'patch', 'logmel') if hasattr(i, n)})
+        "The same run with the network, lengths, sizes, patches and spectrogram of another one, to go on from its weights; masks, weights, crops, objective, what is scored, precision and recomputation stay"
+        own = lambda mine, theirs, *names: theirs.replace(**{n: getattr(mine, n) for n in names if hasattr(mine, n)})
+        return self.replace(model=own(self.model, pretrained.model, 'objective', 'inpainting', 'scored', 'dtype', 'remat'), **{m: own(self.inputs[m], i, 'mask', 'weight', 'crop', 'flip') for m, i in pretrained.inputs.items() if m in self.inputs})
 
 # %% ../nbs/00_config.ipynb #62850b5f
 def _released(c: Pretrain) -> Pretrain:

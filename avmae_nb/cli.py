@@ -126,10 +126,10 @@ def say(text: str):
     print(text, file=sys.stderr, flush=True)
 
 class StartingPoint:
-    "Evaluates an untrained model, so that the log says where a run came from"
+    "Evaluates the model before training, so that the log says where a run came from"
     def before_fit(self, learner):
         if learner.steps_done == 0 and learner.evaluate:
-            say('reading the clips for evaluation, then evaluating the untrained model; this compiles and can take a minute')
+            say('reading the clips for evaluation, then evaluating the model before training; this compiles and can take a minute')
             learner.call('after_eval', 0, learner.evaluate(learner))
         if learner.steps_done < learner.optimizer.steps: say('compiling the step, this can take a minute')
 

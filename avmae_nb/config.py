@@ -251,8 +251,7 @@ class Mask(Config):
         for r in self.bounds:
             if not 0 <= r < 1: raise ConfigError(f'Mask.ratio={self.ratio}: a ratio is at least 0 and below 1, since the encoder needs something to see; to hide a whole modality use Mask(kind="modality") or drop=0.5')
         if not 0 <= self.drop < 1: raise ConfigError(f'Mask.drop={self.drop} is a probability below 1; to hide a modality always use Mask(kind="modality")')
-        if isinstance(self.ratio, tuple) and self.schedule == 'range' and self.ratio[0] > self.ratio[1]:
-            raise ConfigError(f'Mask.ratio={self.ratio} as a range wants the smaller one first')
+        if isinstance(self.ratio, tuple) and self.schedule == 'range' and self.ratio[0] > self.ratio[1]: raise ConfigError(f'Mask.ratio={self.ratio} as a range wants the smaller one first')
     @property
     def bounds(self) -> tuple[float, float]:
         "Lowest and highest ratio that can occur"
@@ -354,11 +353,9 @@ class Model(Config):
         if (self.objective, self.inpainting, self.scored) == ('inpainting', 'displaced', 'all'): raise ConfigError("Model.inpainting='displaced' scores the slots of mask tokens only, so scored='all' cannot hold: use scored='masked', or inpainting='full', which scores every patch")
         for name, depth, stack in [('fusion_depth', self.fusion_depth, self.encoder_layers), ('decoder_fusion_depth', self.decoder_fusion_depth, self.decoder_layers)]:
             kind = self.encoder if name == 'fusion_depth' else self.decoder
-            if kind == 'mid' and not 0 <= depth <= stack.layers:
-                raise ConfigError(f'Model.{name}={depth}: the stack has {stack.layers} layers, so 0 to {stack.layers} of them can be joint; the nearest is {min(max(depth, 0), stack.layers)}')
+            if kind == 'mid' and not 0 <= depth <= stack.layers: raise ConfigError(f'Model.{name}={depth}: the stack has {stack.layers} layers, so 0 to {stack.layers} of them can be joint; the nearest is {min(max(depth, 0), stack.layers)}')
         for name, stack, kind in [('encoder', self.encoder_layers, self.positions), ('decoder', self.decoder_layers, self.decoder_positions or self.positions)]:
-            if kind == 'sinusoidal_3d' and stack.width % 6:
-                raise ConfigError(f"positions='sinusoidal_3d' wants a width divisible by 6 and the {name}'s is {stack.width}: use {stack.width // 6 * 6} or {stack.width // 6 * 6 + 6}, or positions='sinusoidal'")
+            if kind == 'sinusoidal_3d' and stack.width % 6: raise ConfigError(f"positions='sinusoidal_3d' wants a width divisible by 6 and the {name}'s is {stack.width}: use {stack.width // 6 * 6} or {stack.width // 6 * 6 + 6}, or positions='sinusoidal'")
     @property
     def encoder_layers(self) -> Stack: return self.encoder_stack or ENCODERS[self.size]
     @property
@@ -459,12 +456,10 @@ class Pretrain(Run):
     def check(self):
         super().check()
         if self.model.objective == 'inpainting' and len(self.inputs) < 2: raise ConfigError("objective='inpainting' predicts one modality from the other and needs both; with one use objective='joint'")
-        if len(self.inputs) == 1 and any(i.mask.kind == 'modality' for i in self.inputs.values()):
-            raise ConfigError('the only modality cannot be hidden as a whole: use another mask kind')
+        if len(self.inputs) == 1 and any(i.mask.kind == 'modality' for i in self.inputs.values()): raise ConfigError('the only modality cannot be hidden as a whole: use another mask kind')
         if len(self.inputs) > 1 and all(i.mask.kind == 'modality' for i in self.inputs.values()): raise ConfigError("masks hide every modality as a whole: keep Mask(kind='modality') for one of them")
         spans = [i.mask for i in self.inputs.values() if i.mask.kind == 'same_time']
-        if spans and (len(spans) < len(self.inputs) or len({(m.ratio, m.schedule) for m in spans}) > 1):
-            raise ConfigError("mask kind 'same_time' hides one span from all modalities: give each the same Mask(kind='same_time', ratio=...)")
+        if spans and (len(spans) < len(self.inputs) or len({(m.ratio, m.schedule) for m in spans}) > 1): raise ConfigError("mask kind 'same_time' hides one span from all modalities: give each the same Mask(kind='same_time', ratio=...)")
     @property
     def masks(self) -> dict[str, Mask]: return {k: v.mask for k, v in self.inputs.items()}
     def fitted(self, pretrained: 'Pretrain') -> 'Pretrain':

@@ -8,7 +8,7 @@ NOTEBOOKS = [ROOT / 'index.ipynb', *sorted(p for p in (ROOT / 'nbs').rglob('*.ip
 MODULES = sorted(p for p in (ROOT / 'avmae_nb').rglob('*.py') if not p.name.startswith('_'))
 FORBIDDEN = {'torch', 'torchvision', 'torchaudio', 'tensorflow', 'clu', 'pkg_resources'}
 MAX_BYTES, MAX_LINES, MAX_FUNCTION, MAX_ARGUMENTS = 1_000_000, 320, 40, 6
-LONGER = {'config.py': 435}   # a list of fields, each with its comment and its limits
+LONGER = {'config.py': 430}   # a list of fields, each with its comment and its limits
 
 each_notebook = pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: str(p.relative_to(ROOT)))
 each_module = pytest.mark.parametrize('path', MODULES, ids=lambda p: str(p.relative_to(ROOT)))

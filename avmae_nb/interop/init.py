@@ -54,15 +54,13 @@ def _check_sizes(target: nnx.Module, by_modality: dict[str, AVMAE]):
         for what, (there, here) in (('stack', stack), ('patch', patch)):
             if there != here: raise ValueError(f'{m}: the target has {what} {here} and the pre-trained model {there}: they must agree')
 
-def _decoder(c: Model) -> tuple: return c.decoder, c.decoder_layers, c.decoder == 'mid' and c.decoder_fusion_depth, c.decoder_positions or c.positions, c.modality_tokens
+def _decoder(c: Model) -> dict:
+    "What a decoder's weights depend on, by option"
+    return {'decoder': c.decoder, 'decoder_layers': c.decoder_layers, 'decoder_fusion_depth': c.decoder_fusion_depth if c.decoder == 'mid' else None, 'decoder_positions': c.decoder_positions or c.positions, 'modality_tokens': c.modality_tokens}
 
-def _decoders_agree(target: nnx.Module, sources, report: WeightReport) -> bool:
-    "Whether an autoencoder can take over the decoder too; the report says why not"
-    for there in (s.config for s in sources if isinstance(target, AVMAE)):
-        if _decoder(there) == _decoder(target.config): continue
-        report.notes.append(f'the decoder is fresh: {there.decoder} with {there.decoder_layers} there, {target.config.decoder} with {target.config.decoder_layers} here')
-        return False
-    return True
+def _other_decoder(target: AVMAE, sources) -> str:
+    "What of a decoder is not as in the sources, as `option: here, there`; empty where it can be taken over"
+    return '; '.join(dict.fromkeys(f'{n}: {x!r} here, {y!r} there' for s in sources for (n, x), y in zip(_decoder(target.config).items(), _decoder(s.config).values()) if x != y))
 
 def init_from_autoencoder(target: nnx.Module, *sources: AVMAE) -> WeightReport:
     "Fill an `MBT`, an `EncoderClassifier` or another `AVMAE` from a pre-trained `AVMAE`, or from several that know one modality each (two separate MAEs, Table A3)"
@@ -70,9 +68,10 @@ def init_from_autoencoder(target: nnx.Module, *sources: AVMAE) -> WeightReport:
     if not by_modality: raise ValueError(f'the target has {list(target.modalities)}, the pre-trained models have {[list(s.modalities) for s in sources]}: nothing in common')
     _check_sizes(target, by_modality)
     report, values, old = WeightReport(), {}, {id(s): parameters(s) for s in sources}
-    decoder = _decoders_agree(target, by_modality.values(), report)
+    other = _other_decoder(target, by_modality.values()) if isinstance(target, AVMAE) else ''
+    if other: report.notes.append(f'the decoder is fresh: {other}')
     for name, own in parameters(target).items():
-        name_in, source = (_source_name(name, by_modality) if decoder or not name.startswith('decoder.') else None) or ('', None)
+        name_in, source = (None if other and name.startswith('decoder.') else _source_name(name, by_modality)) or ('', None)
         if source is None or name_in not in old[id(source)]: report.fresh.append(name); continue
         x = _fitted(old[id(source)][name_in], name, source, target, report)
         if x.shape != own.shape: raise ValueError(f'{name} has shape {own.shape} and {name_in} of the pre-trained model {x.shape}: size, patch and layers must agree')

@@ -17,8 +17,8 @@ def once(f, args):
 def measure(shape, rounds: int) -> dict:
     "Every kernel on one shape, in turn"
     import jax
-    from avmae_nb.model.transformer import chunked_attention, per_head_attention, plain_attention
-    kernels = {'plain': plain_attention, 'per head': per_head_attention, 'chunked': chunked_attention, 'jax.nn': jax.nn.dot_product_attention}
+    from avmae_nb.model.transformer import chunked_attention, folded_attention, per_head_attention, plain_attention
+    kernels = {'plain': plain_attention, 'folded': folded_attention, 'per head': per_head_attention, 'chunked': chunked_attention, 'jax.nn': jax.nn.dot_product_attention}
     args = tuple(jax.random.normal(jax.random.key(0), (3, *shape)))
     steps = {k: jax.jit(jax.value_and_grad(lambda q, k, v, f=f: (f(q, k, v) ** 2).sum(), (0, 1, 2))) for k, f in kernels.items()}
     for f in steps.values(): jax.block_until_ready(f(*args))

@@ -79,7 +79,7 @@ def folded_attention(q, k, v, valid=None) -> Float[Array, "batch queries heads w
     return _unflat(jax.nn.softmax(logits).astype(v.dtype) @ _flat(v), q)
 
 # %% ../../nbs/model/03_transformer.ipynb #94bcfed8
-LONG = 512   # keys from which one head at a time is faster on a CPU
+LONG = 384   # keys from which one head at a time is faster on a CPU
 LARGE = 512   # keys from which weights of all heads are too large to keep elsewhere: 1568 of the decoder, 16 clips a device, are 0.94 GB a layer
 
 def attention(q: Float[Array, "batch queries heads width"], k: Float[Array, "batch keys heads width"], v: Float[Array, "batch keys heads width"], valid=None) -> Float[Array, "batch queries heads width"]:

@@ -26,7 +26,8 @@ def _network(config: Run) -> tuple[str, tuple[str, ...]]:
     "The field that describes the network of a run, and what of it must be as in pre-training"
     same = ('encoder_layers', 'positions', 'modality_tokens')
     if isinstance(config, Finetune) and not config.encoder: return 'classifier', same
-    return 'model' if isinstance(config, Pretrain) else 'encoder', ('encoder', 'fusion_depth', *same)
+    field = 'model' if isinstance(config, Pretrain) else 'encoder'
+    return field, ('encoder', *['fusion_depth'] * (getattr(config, field).encoder == 'mid'), *same)
 
 def mismatches(config: Run, pretrained: Pretrain) -> list[str]:
     "What of a run does not fit a pre-training run that it starts from, as `option: here, there`; a decoder may differ, it is fresh then"

@@ -1,7 +1,7 @@
 """Where a ViT-B pre-training step's time goes on this machine, part by part: each stack, attention and the matrix products that they consist of, forward and gradient, as shares of the peak measured beside them.
 
     python bench/parts.py                       # batch 4, about a minute and a half
-    python bench/parts.py --batch 2 --out bench/parts.json
+    python bench/parts.py --batch 2 --out parts.json
 
 A part's floor is its FLOPs over the peak. What a stack loses beyond its products and attention goes to normalisation, GELU, and to copies: a scanned layer's weights and gradients are sliced out of and put back into the stack's.
 `list` is the same stack as a loop over layers that are arrays of their own, which needs no such copies.

@@ -62,7 +62,7 @@ def _heads_forward(q, k, v, bias):
 
 def _heads_backward(saved, g):
     q, k, v, bias, out, log_total = saved
-    s, inner = _scaled(q), (g * out).astype(jnp.float32).sum(-1).swapaxes(1, 2).reshape(-1, q.shape[1], 1)
+    s, inner = _scaled(q), (g.astype(jnp.float32) * out).sum(-1).swapaxes(1, 2).reshape(-1, q.shape[1], 1)
     dq, dk, dv = jax.lax.map(lambda a: _one_head_backward(*a), ((_flat(s), _columns(s), _flat(k), _flat(v), bias, log_total, inner), (_flat(g), _columns(g))))
     return _scaled(_unflat(dq, q)), _unflat(dk.swapaxes(1, 2), k), _unflat(dv.swapaxes(1, 2), v), None if bias is None else jnp.zeros_like(bias)
 
@@ -74,7 +74,7 @@ def per_head_attention(q, k, v, valid=None) -> Float[Array, "batch queries heads
 
 def folded_attention(q, k, v, valid=None) -> Float[Array, "batch queries heads width"]:
     "All at once, each head of each clip a matrix in one piece, which is what products on a CPU want"
-    logits = jnp.einsum('nqd,nkd->nqk', _flat(_scaled(q)), _flat(k), preferred_element_type=jnp.float32)
+    logits = jnp.einsum('nqd,nkd->nqk', _flat(_scaled(q)), _flat(k), preferred_element_type=jnp.float32)   # `plain_attention` of one head each is slower than of all: XLA transposes again
     if valid is not None: logits = jnp.where(jnp.repeat(valid, q.shape[2], 0)[:, None], logits, -1e30)
     return _unflat(jax.nn.softmax(logits).astype(v.dtype) @ _flat(v), q)
 
